@@ -1,0 +1,112 @@
+"""What an inference engine is to its actor: prompts in, text out, cancellable, many at once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from ...schemas import SamplingParams, StopReason
+
+Capability = Literal["json_schema", "logprobs", "images", "continuation"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """A message as chat templates take it: plain text, roles ``system``, ``user``, ``assistant`` or ``tool``."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model shall continue: raw text, or a dialog to which the engine applies the model's own template.
+
+    A dialog may end in an assistant message: with ``continues``, the model goes on in it.
+    """
+
+    text: str | None = None
+    messages: Sequence[ChatMessage] = ()
+    continues: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How to generate.
+
+    Attributes:
+        sampling: the strategy and its parameters.
+        max_tokens: the most new tokens; 0 for as many as the context holds.
+        logprobs: whether each token's log probability is wanted.
+        json_schema: what the text must be, as a JSON schema, if it is constrained.
+    """
+
+    sampling: SamplingParams
+    max_tokens: int = 0
+    logprobs: bool = False
+    json_schema: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of text. The last one has the stop reason and the counts of tokens (and often no text).
+
+    Attributes:
+        text: what is new.
+        logprobs: one ``{"token", "logprob", "bytes", "top_logprobs"}`` a token, if wanted.
+        stop_reason: set on the last delta only.
+        prompt_tokens: set on the last delta only.
+        completion_tokens: set on the last delta only.
+    """
+
+    text: str = ""
+    logprobs: Sequence[dict[str, Any]] | None = None
+    stop_reason: StopReason | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class InferenceEngine(Protocol):
+    """Runs one model. Used as ``async with engine:``: inside, it is loaded and ready.
+
+    One contract suite (tests/contracts/test_engine.py) runs over all engines.
+    """
+
+    name: str
+    """What kind of engine it is, for example ``llama_cpp``."""
+
+    context: int
+    """The longest prompt and answer together, in tokens."""
+
+    slots: int
+    """How many generations run at once; more wait their turn."""
+
+    capabilities: frozenset[Capability]
+    """What it can do beyond plain text."""
+
+    async def __aenter__(self) -> InferenceEngine:
+        """Load the model.
+
+        Raises:
+            EngineError: it cannot be loaded; the message says why.
+        """
+        ...
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Unload it; generations that still run are cancelled."""
+        ...
+
+    def generate(self, prompt: Prompt, generation: Generation) -> AsyncGenerator[Delta, None]:
+        """Generate text.
+
+        Closing the generator (or cancelling the task that iterates it) stops the engine's work for this prompt, during
+        the prefill too, and frees its slot before it returns; waiting for a slot is cancellable at once.
+
+        Raises:
+            ContextLengthExceeded: the prompt, or prompt and ``max_tokens`` together, do not fit the context.
+            Unsupported: a capability is wanted that the engine does not have.
+            EngineError: this generation failed.
+            EngineDead: the engine is no more.
+        """
+        ...

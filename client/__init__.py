@@ -1,0 +1,1 @@
+from ..schemas import errors as _errors  # noqa: F401  (a bare `import client` fails loudly)

@@ -1,0 +1,170 @@
+"""Content, messages, tools and sampling: the types that every API shares."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from .wire import Reply, Wire
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    system = "system"
+    user = "user"
+    assistant = "assistant"
+    tool = "tool"
+
+
+URL = Annotated[
+    str, Meta(pattern=r"^(https?://|file://|data:)", description="An http(s), file or data URL.")
+]
+
+
+class Attachment(Wire):
+    """Content that is referred to by its address."""
+
+    url: URL
+    mime_type: str
+
+
+Content = str | Attachment | list[str | Attachment]
+
+
+class ToolCall(Wire):
+    """A model's wish that a tool be run."""
+
+    tool_name: str
+    arguments: dict[str, Any]
+
+
+class ToolResponse(Wire):
+    """What a tool answered."""
+
+    tool_name: str
+    content: Content
+
+
+class BuiltinTool(StrEnum):
+    """The tools that a deployment brings along; their names are reserved."""
+
+    web_search = "web_search"
+    math = "math"
+    image_gen = "image_gen"
+    code_interpreter = "code_interpreter"
+
+
+class ShieldType(StrEnum):
+    """The kinds of shields."""
+
+    llama_guard = "llama_guard"
+    prompt_guard = "prompt_guard"
+    code_guard = "code_guard"
+
+
+class ShieldConfig(Wire):
+    """A shield and its settings."""
+
+    shield_type: ShieldType
+    params: dict[str, Any] = {}
+
+
+class ToolDefinition(Wire):
+    """A tool that a model may call.
+
+    ``parameters`` is either a JSON schema of the arguments object, or a map from each argument's name to its schema
+    or to a plain description; in a map all arguments are required.
+    """
+
+    tool_name: Annotated[str, Meta(min_length=1)]
+    parameters: dict[str, Any] | None = None
+    description: Annotated[
+        str | None, Meta(description="Extension: what the tool does, for the model.")
+    ] = None
+    input_shields: list[ShieldConfig] = []
+    output_shields: list[ShieldConfig] = []
+
+
+class StopReason(StrEnum):
+    """Why a model stopped."""
+
+    not_stopped = "not_stopped"
+    finished_ok = "finished_ok"
+    max_tokens = "max_tokens"
+
+
+class Message(Wire):
+    """One message of a dialog."""
+
+    role: Role
+    content: Content
+    tool_calls: list[ToolCall] = []
+    tool_responses: list[ToolResponse] = []
+
+
+class Dialog(Wire):
+    """A message and what was said before it."""
+
+    message: Message
+    message_history: list[Message] | None = None
+
+
+class SamplingStrategy(StrEnum):
+    """How the next token is chosen; ``greedy`` ignores the temperature."""
+
+    greedy = "greedy"
+    top_p = "top_p"
+    top_k = "top_k"
+
+
+class SamplingParams(Wire):
+    """How a model chooses its tokens."""
+
+    temperature: Annotated[float, Meta(ge=0)] = 0.0
+    strategy: SamplingStrategy = SamplingStrategy.greedy
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[
+        int | None, Meta(ge=0, lt=2**32 - 1, description="Extension: makes sampling repeatable.")
+    ] = None
+
+
+MaxTokens = Annotated[
+    int,
+    Meta(ge=0, description="The most tokens to generate; 0 means as many as the context holds."),
+]
+
+
+class PretrainedModel(StrEnum):
+    """The base models that the draft names; on the wire a model is an open string."""
+
+    llama3_8b = "llama3_8b"
+    llama3_70b = "llama3_70b"
+
+
+class InstructModel(StrEnum):
+    """The chat models that the draft names; on the wire a model is an open string."""
+
+    llama3_8b_chat = "llama3_8b_chat"
+    llama3_70b_chat = "llama3_70b_chat"
+
+
+class RewardModel(StrEnum):
+    """The reward model that the draft names; on the wire a model is an open string."""
+
+    llama3_405b_reward = "llama3_405b_reward"
+
+
+ModelName = Annotated[
+    str, Meta(min_length=1, description="The name or an alias of a served model; see GET /models.")
+]
+
+
+class TokenUsage(Reply):
+    """Extension: what a call consumed, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int

@@ -1,0 +1,47 @@
+"""The table of all operations of the specification and of its extensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from .agents import AgenticSystem
+from .datasets import Datasets
+from .inference import Inference
+from .memory import MemoryBankDocuments, MemoryBanks
+from .models import Models
+from .post_training import PostTraining, PostTrainingJobs
+from .rewards import RewardScoring
+from .synthetic_data import SyntheticDataGeneration
+from .webmethod import Operation, operations_of
+
+PROTOCOLS: tuple[type, ...] = (
+    Inference,
+    AgenticSystem,
+    MemoryBanks,
+    MemoryBankDocuments,
+    RewardScoring,
+    SyntheticDataGeneration,
+    Datasets,
+    PostTraining,
+    PostTrainingJobs,
+    Models,
+)
+
+
+def table_of(protocols: Iterable[type]) -> Mapping[str, Operation]:
+    """Return the operations of many Protocols by name.
+
+    Raises:
+        TypeError: two operations have the same name.
+    """
+    table: dict[str, Operation] = {}
+    for protocol in protocols:
+        for operation in operations_of(protocol):
+            if operation.name in table:
+                raise TypeError(f"two operations are called {operation.name}")
+            table[operation.name] = operation
+    return MappingProxyType(table)
+
+
+OPERATIONS: Mapping[str, Operation] = table_of(PROTOCOLS)

@@ -1,0 +1,55 @@
+"""The SyntheticDataGeneration API."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Protocol
+
+from .content import Message, ModelName
+from .rewards import KScoredPromptGenerations
+from .webmethod import webmethod
+from .wire import Reply, Wire
+
+
+class FilteringFunction(StrEnum):
+    """The type of filtering function."""
+
+    none = "none"
+    random = "random"
+    top_k = "top_k"
+    top_p = "top_p"
+    top_k_top_p = "top_k_top_p"
+    sigmoid = "sigmoid"
+
+
+class RewardScoringConfig(Wire):
+    """Which reward model scores, and the least score that passes (the draft names a Protocol here)."""
+
+    model: ModelName
+    threshold: float | None = None
+
+
+class SyntheticDataGenerationRequest(Wire):
+    """Request to generate synthetic data. A small batch of prompts and a filtering function."""
+
+    prompts: list[Message]
+    filtering_function: FilteringFunction = FilteringFunction.none
+    reward_scoring: RewardScoringConfig | None = None
+
+
+class SyntheticDataGenerationResponse(Reply):
+    """Response from the synthetic data generation. Batch of (prompt, response, score) tuples that pass the threshold."""
+
+    synthetic_data: list[KScoredPromptGenerations]
+    statistics: dict[str, Any] | None = None
+
+
+class SyntheticDataGeneration(Protocol):
+    """Generate, score and filter training data."""
+
+    @webmethod(route="/synthetic_data_generation/generate", operation_id="post_generate")
+    async def generate(
+        self, request: SyntheticDataGenerationRequest
+    ) -> SyntheticDataGenerationResponse:
+        """Generate answers to prompts and keep the good ones."""
+        ...
