@@ -104,7 +104,8 @@ class InferenceEngine(Protocol):
         the prefill too, and frees its slot before it returns; waiting for a slot is cancellable at once.
 
         Raises:
-            ContextLengthExceeded: the prompt, or prompt and ``max_tokens`` together, do not fit the context.
+            ContextLengthExceeded: the prompt leaves no room for an answer in the context. (An answer that reaches the end
+                of the context before ``max_tokens`` ends with the stop reason ``max_tokens``.)
             Unsupported: a capability is wanted that the engine does not have.
             EngineError: this generation failed.
             EngineDead: the engine is no more.
