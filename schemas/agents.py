@@ -31,7 +31,7 @@ class ExecutionStepType(StrEnum):
     memory_retrieval = "memory_retrieval"
 
 
-class SafetyViolation(Wire):
+class SafetyViolation(Wire, frozen=True):
     """What a shield found."""
 
     violation_type: str
@@ -39,7 +39,7 @@ class SafetyViolation(Wire):
     suggested_user_response: str | None = None
 
 
-class ModelInferenceStep(Wire, tag_field="step_type", tag="model_inference"):
+class ModelInferenceStep(Wire, frozen=True, tag_field="step_type", tag="model_inference"):
     """The model spoke."""
 
     uuid: str
@@ -47,7 +47,7 @@ class ModelInferenceStep(Wire, tag_field="step_type", tag="model_inference"):
     logprobs: dict[str, Any] | None = None
 
 
-class ToolExecutionStep(Wire, tag_field="step_type", tag="tool_execution"):
+class ToolExecutionStep(Wire, frozen=True, tag_field="step_type", tag="tool_execution"):
     """Tools ran, several perhaps at once."""
 
     uuid: str
@@ -55,14 +55,14 @@ class ToolExecutionStep(Wire, tag_field="step_type", tag="tool_execution"):
     tool_responses: list[ToolResponse]
 
 
-class SafetyFilteringStep(Wire, tag_field="step_type", tag="safety_filtering"):
+class SafetyFilteringStep(Wire, frozen=True, tag_field="step_type", tag="safety_filtering"):
     """Shields looked at what was said."""
 
     uuid: str
     violation: SafetyViolation | None = None
 
 
-class MemoryRetrievalStep(Wire, tag_field="step_type", tag="memory_retrieval"):
+class MemoryRetrievalStep(Wire, frozen=True, tag_field="step_type", tag="memory_retrieval"):
     """Documents were fetched from memory banks."""
 
     uuid: str
@@ -73,7 +73,7 @@ class MemoryRetrievalStep(Wire, tag_field="step_type", tag="memory_retrieval"):
 ExecutionStep = ModelInferenceStep | ToolExecutionStep | SafetyFilteringStep | MemoryRetrievalStep
 
 
-class AgenticSystemTurn(Wire):
+class AgenticSystemTurn(Wire, frozen=True):
     """What a user said and all that the agent did about it."""
 
     user_messages: list[Message]
@@ -81,7 +81,7 @@ class AgenticSystemTurn(Wire):
     response_message: Message
 
 
-class AgenticSystemCreateRequest(Wire):
+class AgenticSystemCreateRequest(Wire, frozen=True):
     """Create an agent."""
 
     uuid: str
@@ -99,13 +99,13 @@ class AgenticSystemCreateRequest(Wire):
     output_shields: list[ShieldConfig] = []
 
 
-class AgenticSystemCreateResponse(Reply):
+class AgenticSystemCreateResponse(Reply, frozen=True):
     """The agent was created."""
 
     agent_uuid: str
 
 
-class AgenticSystemExecuteRequest(Wire):
+class AgenticSystemExecuteRequest(Wire, frozen=True):
     """Let an agent take a turn."""
 
     agent_uuid: str
@@ -119,7 +119,7 @@ class AgenticSystemExecuteRequest(Wire):
     stream: bool = False
 
 
-class AgenticSystemExecuteResponse(Reply):
+class AgenticSystemExecuteResponse(Reply, frozen=True):
     """Non-stream response from the agentic system."""
 
     turn: AgenticSystemTurn
@@ -133,7 +133,7 @@ class AgenticSystemExecuteResponseEventType(StrEnum):
     step_progress = "step_progress"
 
 
-class AgenticSystemExecuteResponseStreamChunk(Reply):
+class AgenticSystemExecuteResponseStreamChunk(Reply, frozen=True):
     """Streamed agent execution response."""
 
     event_type: AgenticSystemExecuteResponseEventType

@@ -24,7 +24,7 @@ URL = Annotated[
 ]
 
 
-class Attachment(Wire):
+class Attachment(Wire, frozen=True):
     """Content that is referred to by its address."""
 
     url: URL
@@ -34,14 +34,14 @@ class Attachment(Wire):
 Content = str | Attachment | list[str | Attachment]
 
 
-class ToolCall(Wire):
+class ToolCall(Wire, frozen=True):
     """A model's wish that a tool be run."""
 
     tool_name: str
     arguments: dict[str, Any]
 
 
-class ToolResponse(Wire):
+class ToolResponse(Wire, frozen=True):
     """What a tool answered."""
 
     tool_name: str
@@ -65,14 +65,14 @@ class ShieldType(StrEnum):
     code_guard = "code_guard"
 
 
-class ShieldConfig(Wire):
+class ShieldConfig(Wire, frozen=True):
     """A shield and its settings."""
 
     shield_type: ShieldType
     params: dict[str, Any] = {}
 
 
-class ToolDefinition(Wire):
+class ToolDefinition(Wire, frozen=True):
     """A tool that a model may call.
 
     ``parameters`` is either a JSON schema of the arguments object, or a map from each argument's name to its schema
@@ -96,7 +96,7 @@ class StopReason(StrEnum):
     max_tokens = "max_tokens"
 
 
-class Message(Wire):
+class Message(Wire, frozen=True):
     """One message of a dialog."""
 
     role: Role
@@ -105,7 +105,7 @@ class Message(Wire):
     tool_responses: list[ToolResponse] = []
 
 
-class Dialog(Wire):
+class Dialog(Wire, frozen=True):
     """A message and what was said before it."""
 
     message: Message
@@ -120,16 +120,19 @@ class SamplingStrategy(StrEnum):
     top_k = "top_k"
 
 
-class SamplingParams(Wire):
+class SamplingParams(Wire, frozen=True):
     """How a model chooses its tokens."""
 
     temperature: Annotated[float, Meta(ge=0)] = 0.0
     strategy: SamplingStrategy = SamplingStrategy.greedy
     top_p: Annotated[float, Meta(gt=0, le=1)] = 0.95
     top_k: Annotated[int, Meta(ge=0)] = 0
-    seed: Annotated[
-        int | None, Meta(ge=0, lt=2**32 - 1, description="Extension: makes sampling repeatable.")
-    ] = None
+    seed: (
+        Annotated[
+            int, Meta(ge=0, lt=2**32 - 1, description="Extension: makes sampling repeatable.")
+        ]
+        | None
+    ) = None
 
 
 MaxTokens = Annotated[
@@ -163,7 +166,7 @@ ModelName = Annotated[
 ]
 
 
-class TokenUsage(Reply):
+class TokenUsage(Reply, frozen=True):
     """Extension: what a call consumed, in tokens."""
 
     prompt_tokens: int

@@ -20,7 +20,7 @@ class DatasetColumnType(StrEnum):
     json = "json"
 
 
-class Dataset(Wire):
+class Dataset(Wire, frozen=True):
     """A table of examples, referred to by its address."""
 
     columns: dict[str, DatasetColumnType]
@@ -28,7 +28,7 @@ class Dataset(Wire):
     metadata: dict[str, Any] = {}
 
 
-class CreateDatasetRequest(Wire):
+class CreateDatasetRequest(Wire, frozen=True):
     """Request to create a dataset."""
 
     uuid: str

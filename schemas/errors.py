@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 
 
-class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """What went wrong, in the one shape that HTTP, websocket and bus share."""
 
     code: str

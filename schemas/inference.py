@@ -44,7 +44,7 @@ AssistantPrefix = Annotated[
 ]
 
 
-class CompletionRequest(Wire):
+class CompletionRequest(Wire, frozen=True):
     """Continue a text."""
 
     content: Content
@@ -55,7 +55,7 @@ class CompletionRequest(Wire):
     logprobs: bool = False
 
 
-class CompletionResponse(Reply):
+class CompletionResponse(Reply, frozen=True):
     """Normal completion response."""
 
     content: Content
@@ -64,7 +64,7 @@ class CompletionResponse(Reply):
     usage: TokenUsage | None = None
 
 
-class CompletionResponseStreamChunk(Reply):
+class CompletionResponseStreamChunk(Reply, frozen=True):
     """Streamed completion response; the last chunk has the stop reason and the usage."""
 
     text_delta: str
@@ -73,7 +73,7 @@ class CompletionResponseStreamChunk(Reply):
     usage: TokenUsage | None = None
 
 
-class ChatCompletionRequest(Wire):
+class ChatCompletionRequest(Wire, frozen=True):
     """Answer a dialog."""
 
     model: ModelName
@@ -87,7 +87,7 @@ class ChatCompletionRequest(Wire):
     assistant_prefix: AssistantPrefix = None
 
 
-class ChatCompletionResponse(Reply):
+class ChatCompletionResponse(Reply, frozen=True):
     """Normal chat completion response; several tool calls can be made in one."""
 
     content: Content
@@ -97,7 +97,7 @@ class ChatCompletionResponse(Reply):
     usage: TokenUsage | None = None
 
 
-class ChatCompletionResponseStreamChunk(Reply):
+class ChatCompletionResponseStreamChunk(Reply, frozen=True):
     """Streamed chat completion response, a series of such objects; each tool call comes whole in one."""
 
     text_delta: str
@@ -107,7 +107,7 @@ class ChatCompletionResponseStreamChunk(Reply):
     usage: TokenUsage | None = None
 
 
-class BatchCompletionRequest(Wire):
+class BatchCompletionRequest(Wire, frozen=True):
     """Continue many texts with the same settings."""
 
     model: ModelName
@@ -117,7 +117,7 @@ class BatchCompletionRequest(Wire):
     logprobs: bool = False
 
 
-class BatchChatCompletionRequest(Wire):
+class BatchChatCompletionRequest(Wire, frozen=True):
     """Answer many dialogs with the same settings."""
 
     model: ModelName

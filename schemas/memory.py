@@ -9,14 +9,14 @@ from .webmethod import webmethod
 from .wire import Wire
 
 
-class MemoryBank(Wire):
+class MemoryBank(Wire, frozen=True):
     """A bank of documents."""
 
     uuid: str
     name: str
 
 
-class MemoryBankDocument(Wire):
+class MemoryBankDocument(Wire, frozen=True):
     """A document; its content is base64 in JSON."""
 
     uuid: str

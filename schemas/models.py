@@ -9,7 +9,7 @@ from .webmethod import webmethod
 from .wire import Reply
 
 
-class Model(Reply):
+class Model(Reply, frozen=True):
     """A model that a live actor serves.
 
     Attributes:

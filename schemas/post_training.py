@@ -23,7 +23,7 @@ class OptimizerType(StrEnum):
     sgd = "sgd"
 
 
-class OptimizerConfig(Wire):
+class OptimizerConfig(Wire, frozen=True):
     """The optimizer and its learning rate, which falls from ``lr`` to ``lr_min``."""
 
     optimizer_type: OptimizerType
@@ -32,7 +32,7 @@ class OptimizerConfig(Wire):
     weight_decay: float
 
 
-class TrainingConfig(Wire):
+class TrainingConfig(Wire, frozen=True):
     """How long and how to train."""
 
     n_epochs: int
@@ -53,7 +53,7 @@ class FinetuningAlgorithm(StrEnum):
     dora = "dora"
 
 
-class LoraFinetuningConfig(Wire):
+class LoraFinetuningConfig(Wire, frozen=True):
     """Which modules get adapters, and of what rank."""
 
     lora_attn_modules: list[str]
@@ -63,15 +63,15 @@ class LoraFinetuningConfig(Wire):
     alpha: int
 
 
-class QLoraFinetuningConfig(LoraFinetuningConfig):
+class QLoraFinetuningConfig(LoraFinetuningConfig, frozen=True):
     """As LoraFinetuningConfig, over a base model in 4 bits."""
 
 
-class DoraFinetuningConfig(LoraFinetuningConfig):
+class DoraFinetuningConfig(LoraFinetuningConfig, frozen=True):
     """As LoraFinetuningConfig, with weight decomposition."""
 
 
-class PostTrainingJobLogStream(Reply):
+class PostTrainingJobLogStream(Reply, frozen=True):
     """Lines of a job's log."""
 
     job_uuid: str
@@ -87,7 +87,7 @@ class PostTrainingJobStatus(StrEnum):
     scheduled = "scheduled"
 
 
-class Checkpoint(Reply):
+class Checkpoint(Reply, frozen=True):
     """A state of the model that a job wrote."""
 
     iters: int
@@ -100,7 +100,7 @@ class RLHFAlgorithm(StrEnum):
     dpo = "dpo"
 
 
-class DPOAlignmentConfig(Wire):
+class DPOAlignmentConfig(Wire, frozen=True):
     """The parameters of direct preference optimisation."""
 
     reward_scale: float
@@ -109,7 +109,7 @@ class DPOAlignmentConfig(Wire):
     gamma: float
 
 
-class PostTrainingSFTRequest(Wire):
+class PostTrainingSFTRequest(Wire, frozen=True):
     """Request to finetune a model."""
 
     job_uuid: str
@@ -128,7 +128,7 @@ class PostTrainingSFTRequest(Wire):
     logger_config: dict[str, Any]
 
 
-class PostTrainingRLHFRequest(Wire):
+class PostTrainingRLHFRequest(Wire, frozen=True):
     """Request to finetune a model."""
 
     job_uuid: str
@@ -143,14 +143,14 @@ class PostTrainingRLHFRequest(Wire):
     logger_config: dict[str, Any]
 
 
-class JobFailure(Reply):
+class JobFailure(Reply, frozen=True):
     """Extension: why a job failed; the code ``cancelled`` marks a cancelled one."""
 
     code: str
     message: str
 
 
-class PostTrainingJobStatusResponse(Reply):
+class PostTrainingJobStatusResponse(Reply, frozen=True):
     """Status of a finetuning job."""
 
     job_uuid: str
@@ -163,7 +163,7 @@ class PostTrainingJobStatusResponse(Reply):
     failure: JobFailure | None = None
 
 
-class PostTrainingJobArtifactsResponse(Reply):
+class PostTrainingJobArtifactsResponse(Reply, frozen=True):
     """Artifacts of a finetuning job."""
 
     job_uuid: str

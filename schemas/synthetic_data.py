@@ -22,14 +22,14 @@ class FilteringFunction(StrEnum):
     sigmoid = "sigmoid"
 
 
-class RewardScoringConfig(Wire):
+class RewardScoringConfig(Wire, frozen=True):
     """Which reward model scores, and the least score that passes (the draft names a Protocol here)."""
 
     model: ModelName
     threshold: float | None = None
 
 
-class SyntheticDataGenerationRequest(Wire):
+class SyntheticDataGenerationRequest(Wire, frozen=True):
     """Request to generate synthetic data. A small batch of prompts and a filtering function."""
 
     prompts: list[Message]
@@ -37,7 +37,7 @@ class SyntheticDataGenerationRequest(Wire):
     reward_scoring: RewardScoringConfig | None = None
 
 
-class SyntheticDataGenerationResponse(Reply):
+class SyntheticDataGenerationResponse(Reply, frozen=True):
     """Response from the synthetic data generation. Batch of (prompt, response, score) tuples that pass the threshold."""
 
     synthetic_data: list[KScoredPromptGenerations]

@@ -9,7 +9,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 
@@ -152,7 +163,7 @@ class Operation:
         return getattr(value, self.routed_by) if self.routed_by else None
 
 
-class NoParameters(Wire):
+class NoParameters(Wire, frozen=True):
     """The payload of an operation that takes nothing."""
 
 
@@ -290,10 +301,11 @@ def _input(
 
 
 def _is_scalar(type_: Any) -> bool:
-    if get_origin(type_) is not None and hasattr(type_, "__metadata__"):
-        type_ = get_args(type_)[0]
-    options = [option for option in get_args(type_) if option is not type(None)] or [type_]
-    return all(isinstance(option, type) and issubclass(option, _SCALARS) for option in options)
+    if get_origin(type_) is Annotated:
+        return _is_scalar(get_args(type_)[0])
+    if get_origin(type_) in (Union, UnionType):
+        return all(_is_scalar(option) for option in get_args(type_) if option is not NoneType)
+    return isinstance(type_, type) and issubclass(type_, _SCALARS)
 
 
 def encode_input(operation: Operation, value: msgspec.Struct) -> bytes:

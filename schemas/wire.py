@@ -11,13 +11,11 @@ from .errors import InvalidRequest
 T = TypeVar("T")
 
 
-class Wire(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
-):
+class Wire(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A value that clients send: unknown fields are refused, since a misspelt option must not be ignored."""
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     """A value that only servers send: readers skip fields that they do not know, so that servers may add some."""
 
 

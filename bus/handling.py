@@ -1,0 +1,211 @@
+"""One request in the hands of an actor: read it, run the method, send what comes of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+
+from ..schemas import (
+    AylluError,
+    BusError,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    Operation,
+    encode,
+)
+from .bus import Bus
+from .calls import CLAIM_HEADER, EXCHANGE_HEADER, TIMEOUT_HEADER, TRACE_HEADER
+from .context import CallContext, current_call, new_traceparent
+from .exchange import (
+    ACCEPT,
+    CLAIM,
+    DATA,
+    END,
+    HEARTBEAT,
+    HEARTBEAT_SECONDS,
+    Accept,
+    Responder,
+)
+from .transport import Message
+
+log = logging.getLogger(__name__)
+
+X = TypeVar("X", bound=BaseException)
+
+END_SECONDS = 2.0
+"""How long the terminal frame may take when the work was cancelled."""
+
+
+class Handling:
+    """A request that is being worked on.
+
+    With the exchange header it is answered by frames; without it plainly, a reply (or each event) as one message on the
+    reply subject, so that any NATS client can ask.
+    """
+
+    def __init__(self, bus: Bus, operation: Operation, message: Message, control: str) -> None:
+        self.operation = operation
+        self._bus = bus
+        self._message = message
+        self._headers = message.headers or {}
+        self._exchange = EXCHANGE_HEADER in self._headers
+        self._control = control
+        self._machine = Responder()
+        self._scope = anyio.CancelScope()
+        self._credit = anyio.Event()
+        self._stop_error: AylluError | None = None
+
+    def stop(self, error: AylluError) -> None:
+        """End the work with an error to the caller."""
+        self._stop_error = self._stop_error or error
+        self._scope.cancel()
+
+    def control(self, message: Message) -> None:
+        """Take what came on the control subject."""
+        if message.no_responders:
+            self._machine.caller_gone()
+        else:
+            self._machine.control(message.payload)
+        self._after_control()
+
+    def _after_control(self) -> None:
+        if self._machine.cancelled is not None:
+            self.stop(self._machine.cancelled)
+        self._credit.set()
+
+    async def run(self, method: Callable[..., Any]) -> None:
+        """Work on the request to its end; the caller learns every outcome."""
+        error: AylluError | None = None
+        result: bytes | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                if self._exchange:
+                    await self._send(ACCEPT, encode(Accept(self._control)))
+                    tasks.start_soon(self._beat)
+                with self._scope:
+                    result = await self._work(method)
+                tasks.cancel_scope.cancel()
+        except* AylluError as group:
+            error = _first(group)
+        except* Exception as group:
+            # The traceback stays here; callers get a sentence.
+            log.error("%s failed", self.operation.name, exc_info=_first(group))
+            error = InternalError(f"{self.operation.name} failed in the actor; its log says why")
+        with anyio.move_on_after(END_SECONDS, shield=True):
+            try:
+                await self._end(self._stop_error or error, result)
+            except BusError as lost:
+                log.warning("the end of a call was not sent: %s", lost)
+
+    async def _work(self, method: Callable[..., Any]) -> bytes | None:
+        if self._stop_error is not None:
+            raise self._stop_error
+        timeout = self._timeout()
+        trace = self._headers.get(TRACE_HEADER, "") or new_traceparent()
+        token = current_call.set(CallContext(anyio.current_time() + timeout, trace))
+        try:
+            with anyio.fail_after(timeout):
+                return await self._run(method)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the call did not end within its deadline") from error
+        finally:
+            current_call.reset(token)
+
+    def _timeout(self) -> float:
+        text = self._headers.get(TIMEOUT_HEADER)
+        if text is None:
+            return self.operation.timeout
+        try:
+            timeout = float(text)
+        except ValueError:
+            timeout = math.nan
+        if not 0 < timeout < math.inf:
+            raise InvalidRequest(f"the header {TIMEOUT_HEADER} is not a number of seconds")
+        return timeout
+
+    async def _run(self, method: Callable[..., Any]) -> bytes | None:
+        payload = self._message.payload
+        if CLAIM_HEADER in self._headers:
+            if self._bus.claims is None:
+                raise InvalidRequest("the request came by claim check; this bus has no store")
+            payload = await self._bus.claims.load(payload)
+        value = self.operation.read(payload)
+        answer = method(**self.operation.arguments(value))
+        if self.operation.kind == "unary":
+            await self._data(encode(await answer))
+            return None
+        return await self._stream(answer)
+
+    async def _stream(self, events: AsyncIterator[Any]) -> bytes | None:
+        assemble = self.operation.assemble
+        kept: list[Any] = []
+        encoder = msgspec.json.Encoder()
+        try:
+            async for event in events:
+                await self._data(encoder.encode(event))
+                if assemble is not None:
+                    kept.append(event)
+        finally:
+            # A generator is closed when its reader stops; an iterator of another kind may not need it.
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
+        return None if assemble is None else encode(assemble(kept))
+
+    async def _data(self, payload: bytes) -> None:
+        machine = self._machine
+        while self._exchange and not machine.may_send:
+            self._credit = anyio.Event()
+            await self._credit.wait()
+        claims = self._bus.claims
+        if claims is not None and len(payload) > claims.limit and self._exchange:
+            await self._send(CLAIM, await claims.store(payload))
+        else:
+            await self._send(DATA, payload)
+        machine.sent()
+
+    async def _beat(self) -> None:
+        while True:
+            await anyio.sleep(HEARTBEAT_SECONDS)
+            payload = self._machine.heartbeat(anyio.current_time())
+            self._after_control()
+            # Asked for as a request, so that the bus says when the caller's inbox is gone.
+            try:
+                await self._bus.transport.publish(
+                    f"{self._message.reply}.{HEARTBEAT}", payload, reply=self._control
+                )
+            except BusError as error:
+                log.warning("a heartbeat was not sent: %s", error)
+
+    async def _send(self, kind: str, payload: bytes) -> None:
+        reply = self._message.reply
+        if reply is not None:
+            subject = f"{reply}.{kind}" if self._exchange else reply
+            await self._bus.transport.publish(subject, payload)
+
+    async def _end(self, error: AylluError | None, result: bytes | None) -> None:
+        if self._exchange:
+            await self._send(END, self._machine.end(error, result))
+            return
+        reply = self._message.reply
+        if reply is None:
+            return
+        if error is not None:
+            # The headers of the NATS services convention (ADR-32), so that the usual tools show the error.
+            headers = {
+                "Nats-Service-Error-Code": str(error.http_status),
+                "Nats-Service-Error": error.code,
+            }
+            await self._bus.transport.publish(reply, encode({"error": error.info}), headers=headers)
+        elif self.operation.kind != "unary":
+            await self._bus.transport.publish(reply, b"", headers={"Ayllu-End": "1"})
+
+
+def _first(group: BaseExceptionGroup[X]) -> X:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
