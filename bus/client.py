@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import msgspec
 from typing_extensions import TypeForm
 
 from ..schemas import (
     AylluError,
-    BusError,
     ModelNotFound,
     Operation,
     Unavailable,
-    decode,
     operations_of,
 )
-from ..schemas.webmethod import encode_input
+from ..schemas.proxy import add_methods
 from .bus import Bus
 from .calls import Call
 from .subjects import operation_subject
 
 P = TypeVar("P")
-E = TypeVar("E")
 
 INFERENCE_SERVICE = "inference"
 """The service whose instances tell in their metadata which models they serve."""
@@ -72,93 +69,8 @@ async def open_call(
     )
 
 
-class EventStream(Generic[E]):
-    """The events of a streamed call, typed.
-
-    Iterate it to the end, or ``await stream.aclose()`` (a dropped one closes itself): what has not ended is cancelled.
-    After the end, ``result`` is the assembled reply, as JSON text, of operations that have one.
-    """
-
-    def __init__(self, start: Callable[[], Any], type_: type[E]) -> None:
-        self._start = start
-        self._type = type_
-        self._call: Call | None = None
-        self._waiting: list[bytes] = []
-        self._done = False
-        self.result: bytes | None = None
-
-    def __aiter__(self) -> EventStream[E]:
-        return self
-
-    async def __anext__(self) -> E:
-        if self._done:
-            raise StopAsyncIteration
-        try:
-            if not self._waiting:
-                if self._call is None:
-                    self._call = await self._start()
-                self._waiting = (await self._call.take())[::-1]
-        except BaseException:
-            await self.aclose()
-            raise
-        if not self._waiting:
-            assert self._call is not None
-            self.result = self._call.result
-            self._done = True
-            raise StopAsyncIteration
-        return decode(self._waiting.pop(), self._type)
-
-    async def aclose(self) -> None:
-        """Cancel what has not ended."""
-        self._done = True
-        if self._call is not None:
-            self._call.close()
-
-    def __del__(self) -> None:
-        if self._call is not None and not self._done:
-            self._call.close()
-
-
 class _Client:
     """An object with a method for each operation of a Protocol."""
-
-    def __init__(self, bus: Bus, protocol: type, timeout: float | None) -> None:
-        for operation in operations_of(protocol):
-            caller = _unary if operation.kind == "unary" else _streamed
-            setattr(self, operation.method, caller(bus, operation, timeout))
-
-
-def _start(
-    bus: Bus,
-    operation: Operation,
-    timeout: float | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Callable[[], Any]:
-    value = operation.input_from(args, kwargs)
-    payload = encode_input(operation, value)
-    model = operation.model_of(value)
-    return lambda: open_call(bus, operation, payload, model=model, timeout=timeout)
-
-
-def _unary(bus: Bus, operation: Operation, timeout: float | None) -> Callable[..., Any]:
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        async with await _start(bus, operation, timeout, args, kwargs)() as running:
-            replies = await running.take()
-            while more := await running.take():
-                replies += more
-        if len(replies) != 1:
-            raise BusError(f"{operation.name} was answered by {len(replies)} replies, not one")
-        return None if operation.output is None else decode(replies[0], operation.output)
-
-    return call
-
-
-def _streamed(bus: Bus, operation: Operation, timeout: float | None) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        return EventStream(_start(bus, operation, timeout, args, kwargs), operation.output)
-
-    return call
 
 
 def client(protocol: TypeForm[P], bus: Bus, *, timeout: float | None = None) -> P:
@@ -173,4 +85,12 @@ def client(protocol: TypeForm[P], bus: Bus, *, timeout: float | None = None) -> 
     `DeadlineExceeded` and `BusError` for what happens on the way. Cancelling a method, or leaving a stream, cancels the
     work. The streams that it returns are `EventStream`s.
     """
-    return cast(P, _Client(bus, cast(type, protocol), timeout))
+
+    async def carry(operation: Operation, payload: bytes, value: msgspec.Struct) -> Call:
+        return await open_call(
+            bus, operation, payload, model=operation.model_of(value), timeout=timeout
+        )
+
+    made = _Client()
+    add_methods(made, operations_of(cast(type, protocol)), carry)
+    return cast(P, made)
