@@ -18,6 +18,7 @@ from .agents import (
     ToolExecutionStep,
 )
 from .content import (
+    URL,
     Attachment,
     BuiltinTool,
     Content,
@@ -38,7 +39,6 @@ from .content import (
     ToolCall,
     ToolDefinition,
     ToolResponse,
-    URL,
 )
 from .datasets import CreateDatasetRequest, Dataset, DatasetColumnType, Datasets
 from .errors import (
@@ -90,8 +90,8 @@ from .models import Model, Models
 from .operations import OPERATIONS, PROTOCOLS, table_of
 from .post_training import (
     Checkpoint,
-    DPOAlignmentConfig,
     DoraFinetuningConfig,
+    DPOAlignmentConfig,
     FinetuningAlgorithm,
     JobFailure,
     LoraFinetuningConfig,
@@ -100,9 +100,9 @@ from .post_training import (
     PostTraining,
     PostTrainingJobArtifactsResponse,
     PostTrainingJobLogStream,
+    PostTrainingJobs,
     PostTrainingJobStatus,
     PostTrainingJobStatusResponse,
-    PostTrainingJobs,
     PostTrainingRLHFRequest,
     PostTrainingSFTRequest,
     QLoraFinetuningConfig,
@@ -128,6 +128,9 @@ from .webmethod import Operation, Parameter, operations_of, webmethod
 from .wire import Reply, Wire, decode, encode
 
 __all__ = [
+    "OPERATIONS",
+    "PROTOCOLS",
+    "URL",
     "ActorLost",
     "AgenticSystem",
     "AgenticSystemCreateRequest",
@@ -194,12 +197,10 @@ __all__ = [
     "ModelNotFound",
     "Models",
     "NotFound",
-    "OPERATIONS",
     "Operation",
     "OptimizerConfig",
     "OptimizerType",
     "Overloaded",
-    "PROTOCOLS",
     "Parameter",
     "PermissionDenied",
     "PostTraining",
@@ -241,7 +242,6 @@ __all__ = [
     "ToolExecutionStep",
     "ToolResponse",
     "TrainingConfig",
-    "URL",
     "Unauthenticated",
     "Unavailable",
     "Unsupported",
