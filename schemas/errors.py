@@ -4,6 +4,8 @@ Every error has a stable ``code``, a message for people, whether a retry of the 
 Cancellation by the event loop is never one of them.
 """
 
+# ruff: noqa: N818 - the names say what happened, as the codes do
+
 from __future__ import annotations
 
 from typing import Any, ClassVar

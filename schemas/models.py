@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta
 
 from .webmethod import webmethod
 from .wire import Reply
 
 
 class Model(Reply, frozen=True):
-    """A model that a live actor serves.
+    """A model that a live actor serves."""
 
-    Attributes:
-        name: what requests call it.
-        aliases: other names for it.
-        engine: what runs it, for example ``llama_cpp``.
-        context: the longest prompt and answer together, in tokens.
-        capabilities: what the engine can do beyond plain text, for example ``json_schema``, ``logprobs``, ``images``.
-        actors: how many actors serve it.
-    """
-
-    name: str
-    engine: str
-    context: int
-    aliases: list[str] = []
-    capabilities: list[str] = []
-    actors: int = 1
+    name: Annotated[str, Meta(description="What requests call it.")]
+    engine: Annotated[str, Meta(description="What runs it, for example `llama_cpp`.")]
+    context: Annotated[int, Meta(description="The longest prompt and answer together, in tokens.")]
+    aliases: Annotated[list[str], Meta(description="Other names for it.")] = []
+    capabilities: Annotated[
+        list[str],
+        Meta(
+            description="What the engine can do beyond plain text: `json_schema`, `logprobs`, `images`..."
+        ),
+    ] = []
+    actors: Annotated[int, Meta(description="How many actors serve it.")] = 1
 
 
 class Models(Protocol):

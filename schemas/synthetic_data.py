@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from msgspec import Meta
 
 from .content import Message, ModelName
 from .rewards import KScoredPromptGenerations
@@ -35,6 +37,32 @@ class SyntheticDataGenerationRequest(Wire, frozen=True):
     prompts: list[Message]
     filtering_function: FilteringFunction = FilteringFunction.none
     reward_scoring: RewardScoringConfig | None = None
+    model: Annotated[
+        ModelName | None,
+        Meta(description="Extension: who answers the prompts; else the deployment's default."),
+    ] = None
+    num_candidates: (
+        Annotated[int, Meta(ge=1, le=64, description="Extension: answers to each prompt.")] | None
+    ) = None
+    k: (
+        Annotated[int, Meta(ge=1, description="Extension: how many `top_k`, `top_k_top_p` keep.")]
+        | None
+    ) = None
+    p: (
+        Annotated[
+            float,
+            Meta(gt=0, le=1, description="Extension: the mass `top_p`, `top_k_top_p` keep."),
+        ]
+        | None
+    ) = None
+    temperature: (
+        Annotated[float, Meta(gt=0, description="Extension: of the sampling of the candidates.")]
+        | None
+    ) = None
+    seed: (
+        Annotated[int, Meta(ge=0, lt=2**32 - 1, description="Extension: makes it repeatable.")]
+        | None
+    ) = None
 
 
 class SyntheticDataGenerationResponse(Reply, frozen=True):
