@@ -79,8 +79,8 @@ class Handling:
             self.stop(self._machine.cancelled)
         self._credit.set()
 
-    async def run(self, method: Callable[..., Any]) -> None:
-        """Work on the request to its end; the caller learns every outcome."""
+    async def run(self, method: Callable[..., Any]) -> AylluError | None:
+        """Work on the request to its end, and return its error; the caller learns every outcome."""
         error: AylluError | None = None
         result: bytes | None = None
         try:
@@ -97,11 +97,13 @@ class Handling:
             # The traceback stays here; callers get a sentence.
             log.error("%s failed", self.operation.name, exc_info=_first(group))
             error = InternalError(f"{self.operation.name} failed in the actor; its log says why")
+        error = self._stop_error or error
         with anyio.move_on_after(END_SECONDS, shield=True):
             try:
-                await self._end(self._stop_error or error, result)
+                await self._end(error, result)
             except BusError as lost:
                 log.warning("the end of a call was not sent: %s", lost)
+        return error
 
     async def _work(self, method: Callable[..., Any]) -> bytes | None:
         if self._stop_error is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from ..schemas import Operation, Overloaded, Unavailable, operations_of
+from ..schemas import AylluError, EngineDead, Operation, Overloaded, Unavailable, operations_of
 from .bus import Bus
 from .handling import Handling
 from .subjects import encode_token
@@ -77,6 +77,8 @@ class Service:
         self._running: dict[str, Handling] = {}
         self._idle = anyio.Event()
         self._stopping = anyio.Event()
+        self._died = anyio.Event()
+        self._death: EngineDead | None = None
         self._tasks: TaskGroup | None = None
         self._next = 0
         self._control = bus.transport.inbox()
@@ -91,6 +93,10 @@ class Service:
 
         When cancelled, the actor takes no new requests and those that run have a grace time to end; what is left then
         ends with a retryable error to its caller.
+
+        Raises:
+            EngineDead: what the actor stands on died under a request; all requests end with a retryable error, and
+                whoever supervises the actor starts it anew.
         """
         async with anyio.create_task_group() as owner:
             await owner.start(self._host)
@@ -100,9 +106,11 @@ class Service:
                     self.bus.transport.announce(self.info, self._on_request),
                 ):
                     task_status.started()
-                    await anyio.sleep_forever()
+                    await self._died.wait()
             finally:
                 self._stopping.set()
+        if self._death is not None:
+            raise self._death
 
     async def _host(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Own the tasks of all requests; they outlive the cancellation of `run` for the grace time."""
@@ -115,8 +123,7 @@ class Service:
                     while self._running:
                         self._idle = anyio.Event()
                         await self._idle.wait()
-                for handling in self._running.values():
-                    handling.stop(Unavailable("the actor is shutting down"))
+                self._stop_all(Unavailable("the actor is shutting down"))
 
     def _on_request(self, message: Message) -> None:
         operation = self._operations[message.subject]
@@ -133,11 +140,19 @@ class Service:
 
     async def _handle(self, name: str, handling: Handling) -> None:
         try:
-            await handling.run(getattr(self.actor, handling.operation.method))
+            error = await handling.run(getattr(self.actor, handling.operation.method))
+            if isinstance(error, EngineDead) and self._death is None:
+                self._death = error
+                self._stop_all(EngineDead("the engine died; its actor is being restarted"))
+                self._died.set()
         finally:
             del self._running[name]
             if not self._running:
                 self._idle.set()
+
+    def _stop_all(self, error: AylluError) -> None:
+        for handling in self._running.values():
+            handling.stop(error)
 
     def _on_control(self, message: Message) -> None:
         handling = self._running.get(message.subject[len(self._control) + 1 :])

@@ -1,1 +1,6 @@
-from ..schemas import errors as _errors  # noqa: F401  (a bare `import client` fails loudly)
+"""The websocket client of ayllu: ``async with connect(url) as stack``."""
+
+from ..schemas.proxy import EventStream
+from .stack import Stack, connect
+
+__all__ = ["EventStream", "Stack", "connect"]

@@ -48,7 +48,8 @@ def decode(data: bytes | str, type_: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise InvalidRequest(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"malformed JSON: {error}") from error
+        reason = str(error).removeprefix("JSON is malformed: ")
+        raise InvalidRequest(f"malformed JSON: {reason}") from error
     except RecursionError as error:
         raise InvalidRequest("malformed JSON: nested too deep") from error
     return value

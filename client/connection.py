@@ -1,0 +1,195 @@
+"""The websocket connection of a client: it reconnects by itself; calls that ran when it broke end in a retryable error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.typing import Subprotocol
+
+from ..schemas import BusError, DeadlineExceeded, InvalidRequest
+from .protocol import CallState, ClientSession
+
+SUBPROTOCOL = Subprotocol("ayllu.v1")
+MAX_FRAME = 64 << 20
+FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+"""Seconds between attempts to connect again, doubled from the first to the longest."""
+CONNECT_SECONDS = 10.0
+
+
+class WebsocketCall:
+    """A call over the websocket (a `RunningCall`)."""
+
+    def __init__(self, connection: Connection, call: int, state: CallState, *, unary: bool) -> None:
+        self._connection = connection
+        self._id = call
+        self._state = state
+        self._unary = unary
+        self._given = False
+
+    @property
+    def result(self) -> bytes | None:
+        """The response, once the call has ended well."""
+        return None if self._unary else self._state.result
+
+    async def take(self) -> list[bytes]:
+        """Return all events that wait, at least one (of a unary call, its reply); nothing when it has ended well."""
+        state = self._state
+        while not state.events and not state.ended:
+            await self._connection.changed(state)
+        if state.events:
+            events = list(state.events)
+            state.events.clear()
+            return events
+        if state.error is not None:
+            raise state.error
+        if self._unary and not self._given:
+            self._given = True
+            return [state.result or b"null"]
+        return []
+
+    def close(self) -> None:
+        """Leave the call; what has not ended is cancelled. Never waits."""
+        self._connection.cancel(self._id)
+
+
+class Connection:
+    """A connection to one gateway. Use it through `open_connection`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = ClientSession()
+        self._waiters: dict[CallState, asyncio.Event] = {}
+        self._work = asyncio.Event()
+        self._connected = asyncio.Event()
+
+    async def call(
+        self, method: str, payload: bytes, *, unary: bool, timeout: float | None = None
+    ) -> WebsocketCall:
+        """Start a call by its name; waits while the connection is being made again.
+
+        Raises:
+            DeadlineExceeded: the connection was not back within the call's timeout.
+        """
+        try:
+            with anyio.fail_after(timeout):
+                await self._connected.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded("the gateway was not reached within the deadline") from error
+        number, state = self._session.start(method, payload, timeout)
+        self._work.set()
+        return WebsocketCall(self, number, state, unary=unary)
+
+    def cancel(self, call: int) -> None:
+        """Cancel a call that has not ended."""
+        self._session.cancel(call)
+        self._work.set()
+
+    async def changed(self, state: CallState) -> None:
+        """Wait until something happens to a call."""
+        event = self._waiters.setdefault(state, asyncio.Event())
+        try:
+            await event.wait()
+        finally:
+            self._waiters.pop(state, None)
+
+    def _wake(self, state: CallState) -> None:
+        event = self._waiters.get(state)
+        if event is not None:
+            event.set()
+
+    async def open(self) -> ClientConnection:
+        """Connect once.
+
+        Raises:
+            BusError: there is no gateway at the address, or it refused.
+            InvalidRequest: the address is not one.
+        """
+        try:
+            return await open_websocket(
+                self._url,
+                subprotocols=[SUBPROTOCOL],
+                compression=None,
+                max_size=MAX_FRAME,
+                open_timeout=CONNECT_SECONDS,
+                proxy=None,
+            )
+        except InvalidURI as error:
+            raise InvalidRequest(f"not a websocket address: {self._url}") from error
+        except (OSError, InvalidHandshake) as error:
+            raise BusError(
+                f"no ayllu gateway answers at {self._url}: {error}; is `ayllu up` running?"
+            ) from error
+
+    async def keep(self, websocket: ClientConnection) -> None:
+        """Drive the connection, and make it again whenever it breaks, until cancelled."""
+        while True:
+            self._connected.set()
+            try:
+                await self._drive(websocket)
+            finally:
+                self._connected.clear()
+                for state in self._session.lose(BusError("the connection to the gateway broke")):
+                    self._wake(state)
+            websocket = await self._open_again()
+
+    async def _open_again(self) -> ClientConnection:
+        wait = FIRST_WAIT
+        while True:
+            try:
+                return await self.open()
+            except BusError:
+                await anyio.sleep(wait)
+                wait = min(LONGEST_WAIT, 2 * wait)
+
+    async def _drive(self, websocket: ClientConnection) -> None:
+        """Send and receive until the connection breaks."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._send, websocket)
+            try:
+                async for text in websocket:
+                    state = self._session.receive(text)
+                    if state is not None:
+                        self._wake(state)
+                    if self._session.outgoing:
+                        self._work.set()
+            except ConnectionClosed:
+                pass
+            finally:
+                tasks.cancel_scope.cancel()
+                with anyio.move_on_after(1, shield=True):
+                    await websocket.close()
+
+    async def _send(self, websocket: ClientConnection) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            frames, self._session.outgoing = self._session.outgoing, []
+            try:
+                for frame in frames:
+                    await websocket.send(frame)
+            except ConnectionClosed:
+                return  # The receiving side sees it too.
+
+
+@asynccontextmanager
+async def open_connection(url: str) -> AsyncIterator[Connection]:
+    """Connect to a gateway, and stay connected until the end of the block.
+
+    Raises:
+        BusError: no gateway answers.
+        InvalidRequest: the address is not one.
+    """
+    connection = Connection(url)
+    websocket = await connection.open()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(connection.keep, websocket)
+        try:
+            yield connection
+        finally:
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,131 @@
+"""The typed client: the APIs of the specification as Python objects, over a websocket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar, cast
+
+import msgspec
+from typing_extensions import TypeForm
+
+from ..schemas import (
+    OPERATIONS,
+    AgenticSystem,
+    Datasets,
+    Inference,
+    MemoryBankDocuments,
+    MemoryBanks,
+    Models,
+    Operation,
+    PostTraining,
+    PostTrainingJobs,
+    RewardScoring,
+    SyntheticDataGeneration,
+    operations_of,
+)
+from ..schemas.proxy import Carrier, add_methods
+from .connection import Connection, WebsocketCall, open_connection
+
+P = TypeVar("P")
+
+
+class PostTrainingStack(PostTraining, Protocol):
+    """The PostTraining API."""
+
+    job: PostTrainingJobs
+
+
+class Stack(Inference, Models, Protocol):
+    """All APIs of a deployment: operations are called by their names, ``stack.memory_bank.insert(...)``.
+
+    Methods raise `AylluError`s. A streamed method returns an `EventStream`; leaving it cancels the call.
+    """
+
+    agentic_system: AgenticSystem
+    memory_banks: MemoryBanks
+    memory_bank: MemoryBankDocuments
+    reward_scoring: RewardScoring
+    synthetic_data_generation: SyntheticDataGeneration
+    datasets: Datasets
+    post_training: PostTrainingStack
+
+    async def call(
+        self, operation: Operation, payload: bytes, *, timeout: float | None = None
+    ) -> WebsocketCall:
+        """Start a call with JSON text as its payload: the raw form, for generic tools."""
+        ...
+
+    def api(self, protocol: TypeForm[P]) -> P:
+        """Return the client of a further API, an own Protocol with `@webmethod`s."""
+        ...
+
+
+class _Namespace:
+    """Holds the operations, and the namespaces, under one name."""
+
+    def child(self, name: str) -> _Namespace:
+        found = vars(self).get(name)
+        if found is None:
+            found = _Namespace()
+            setattr(self, name, found)
+        return cast(_Namespace, found)
+
+
+class _Stack(_Namespace):
+    def __init__(self, connection: Connection, timeout: float | None) -> None:
+        self._connection = connection
+        self._timeout = timeout
+        for operation in OPERATIONS.values():
+            space: _Namespace = self
+            for name in filter(None, operation.namespace.split(".")):
+                space = space.child(name)
+            add_methods(space, (operation,), self._carrier)
+
+    async def call(
+        self, operation: Operation, payload: bytes, *, timeout: float | None = None
+    ) -> WebsocketCall:
+        return await self._connection.call(
+            operation.name,
+            payload,
+            unary=operation.kind == "unary",
+            timeout=timeout or self._timeout,
+        )
+
+    def api(self, protocol: type) -> object:
+        made = _Namespace()
+        add_methods(made, operations_of(protocol), self._carrier)
+        return made
+
+    @property
+    def _carrier(self) -> Carrier:
+        async def carry(operation: Operation, payload: bytes, _: msgspec.Struct) -> WebsocketCall:
+            return await self.call(operation, payload)
+
+        return carry
+
+
+@asynccontextmanager
+async def connect(url: str, *, timeout: float | None = None) -> AsyncIterator[Stack]:
+    """Connect to a gateway.
+
+    The connection reconnects by itself; calls that ran when it broke end in a retryable `BusError`, later ones wait until
+    it is back.
+
+    Args:
+        url: ``ws://HOST:PORT/ws``; the address that ``ayllu up`` prints works too.
+        timeout: the deadline of each call in seconds; by default each operation's own.
+
+    Raises:
+        BusError: no gateway answers.
+        InvalidRequest: the address is not one.
+    """
+    async with open_connection(websocket_url(url)) as connection:
+        yield cast(Stack, _Stack(connection, timeout))
+
+
+def websocket_url(url: str) -> str:
+    """Return the websocket's address for the address of a gateway."""
+    if url.startswith(("http://", "https://")):
+        return "ws" + url.removeprefix("http").rstrip("/") + "/ws"
+    return url

@@ -1,0 +1,267 @@
+"""The gateway's HTTP side: a route for each operation of the table.
+
+Scalars come in the query string, the composite parameter or the request in the body (SPEC.md, Operations). A reply is
+JSON, a list is ``application/jsonl``, a stream is server-sent events: unnamed events are the draft's chunks, ``result``
+is the assembled reply, ``error`` an error (SPEC.md, Decision 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import anyio
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from ..bus.bus import Bus
+from ..bus.calls import TIMEOUT_HEADER, TRACE_HEADER, Call
+from ..bus.client import open_call
+from ..schemas import (
+    AylluError,
+    BusError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Operation,
+    TooLarge,
+    encode,
+)
+from ..schemas.webmethod import STREAM_SUFFIX
+from ..schemas.wire import convert, decode
+from .config import GatewayConfig
+from .session import select_form
+
+KEEP_ALIVE_SECONDS = 15.0
+JSON = b"application/json"
+JSONL = b"application/jsonl"
+SSE = b"text/event-stream; charset=utf-8"
+
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def error_body(error: AylluError) -> bytes:
+    """Return the JSON text of an error, in the one shape that every answer uses."""
+    return encode({"error": error.info})
+
+
+def error_response(error: AylluError) -> Response:
+    """Return the HTTP answer of an error."""
+    return Response(error_body(error), error.http_status, media_type="application/json")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        TooLarge: it is longer than the limit; no more than that is read.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"the body is larger than {limit} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def read_payload(operation: Operation, request: Request, body: bytes) -> bytes:
+    """Return the bus payload of an HTTP request.
+
+    Raises:
+        InvalidRequest: the query string or the body does not fit the operation; the message names the place.
+    """
+    query = dict(request.query_params.multi_items())
+    if len(query) < len(request.query_params.multi_items()):
+        raise InvalidRequest("a query parameter stands twice")
+    known = {parameter.name for parameter in operation.parameters if parameter.in_query}
+    if unknown := sorted(query.keys() - known):
+        raise InvalidRequest(f"unknown query parameter `{unknown[0]}`")
+    if not operation.parameters:
+        return body or b"{}"
+    values: dict[str, object] = {}
+    for parameter in operation.parameters:
+        if not parameter.in_query:
+            values[parameter.name] = decode(body, parameter.type)
+        elif parameter.name in query:
+            try:
+                values[parameter.name] = convert(
+                    query[parameter.name], parameter.type, strict=False
+                )
+            except InvalidRequest as error:
+                raise InvalidRequest(
+                    f"query parameter `{parameter.name}`: {error.message}"
+                ) from error
+        elif parameter.required:
+            raise InvalidRequest(f"missing query parameter `{parameter.name}`")
+    return encode(values)
+
+
+def read_timeout(request: Request, operation: Operation, longest: float) -> float:
+    """Return the deadline that a request asks for, in seconds, or the operation's own.
+
+    Raises:
+        InvalidRequest: it is no number, or out of range.
+    """
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return operation.timeout
+    try:
+        timeout = float(text)
+    except ValueError:
+        timeout = -1.0
+    if not 0 < timeout <= longest:
+        raise InvalidRequest(
+            f"the header {TIMEOUT_HEADER} is in seconds, over 0 and at most {longest:g}"
+        )
+    return timeout
+
+
+@dataclass(frozen=True, slots=True)
+class OperationEndpoint:
+    """Answers one operation. The end of the connection cancels the call."""
+
+    bus: Bus
+    operations: Mapping[str, Operation]
+    operation: Operation
+    config: GatewayConfig
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request (ASGI)."""
+        request = Request(scope, receive)
+        try:
+            operation, call = await self._open(request)
+        except ClientDisconnect:
+            return
+        except AylluError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
+            async with call:
+                await self._answer(operation, call, send)
+            tasks.cancel_scope.cancel()
+
+    async def _open(self, request: Request) -> tuple[Operation, Call]:
+        body = await read_body(request, self.config.max_message_bytes)
+        payload = read_payload(self.operation, request, body)
+        value: msgspec.Struct = self.operation.read(payload)
+        operation = select_form(self.operations, self.operation, value)
+        call = await open_call(
+            self.bus,
+            operation,
+            payload,
+            model=operation.model_of(value),
+            timeout=read_timeout(request, operation, self.config.max_timeout),
+            traceparent=request.headers.get(TRACE_HEADER),
+        )
+        return operation, call
+
+    async def _answer(self, operation: Operation, call: Call, send: Send) -> None:
+        """Send the reply, or the stream; an error before the first event has its own HTTP status."""
+        try:
+            events = await call.take()
+            if operation.kind == "unary":
+                await call.take()
+                if len(events) != 1:
+                    raise BusError("the actor did not answer with one reply")
+        except AylluError as error:
+            await _send_whole(send, error.http_status, error_body(error))
+            return
+        if operation.kind == "unary":
+            await _send_whole(send, 200, events[0])
+        elif operation.sse:
+            await _send_events(send, call, events)
+        else:
+            await _send_lines(send, call, events)
+
+
+async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _send_start(send: Send, status: int, media_type: bytes, length: int | None) -> None:
+    headers = [(b"content-type", media_type), (b"cache-control", b"no-store")]
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _send_whole(send: Send, status: int, body: bytes) -> None:
+    await _send_start(send, status, JSON, len(body))
+    await _send_body(send, body, more=False)
+
+
+async def _send_lines(send: Send, call: Call, events: list[bytes]) -> None:
+    await _send_start(send, 200, JSONL, None)
+    last = b""
+    try:
+        while events:
+            await _send_body(send, b"\n".join(events) + b"\n", more=True)
+            events = await call.take()
+    except AylluError as error:
+        last = error_body(error) + b"\n"
+    await _send_body(send, last, more=False)
+
+
+async def _send_events(send: Send, call: Call, events: list[bytes]) -> None:
+    await _send_start(send, 200, SSE, None)
+    last = b""
+    try:
+        while events:
+            frames = b"".join(b"data: %b\n\n" % event for event in events)
+            await _send_body(send, frames, more=True)
+            events = await _take_alive(send, call)
+        if call.result is not None:
+            last = b"event: result\ndata: %b\n\n" % call.result
+    except AylluError as error:
+        last = b"event: error\ndata: %b\n\n" % encode(error.info)
+    await _send_body(send, last, more=False)
+
+
+async def _take_alive(send: Send, call: Call) -> list[bytes]:
+    """Take events; while none come, send comments, so that proxies do not take the connection for dead."""
+    while True:
+        with anyio.move_on_after(KEEP_ALIVE_SECONDS):
+            return await call.take()
+        await _send_body(send, b": keep-alive\n\n", more=True)
+
+
+def routes_of(
+    bus: Bus, operations: Mapping[str, Operation], config: GatewayConfig
+) -> list[BaseRoute]:
+    """Return the routes of the table; each with and without a slash at its end."""
+    routes: list[BaseRoute] = []
+    for operation in operations.values():
+        if operation.name.endswith(STREAM_SUFFIX) and operation.base_name in operations:
+            continue  # The whole form's route serves both; the request's `stream` chooses.
+        endpoint = OperationEndpoint(bus, operations, operation, config)
+        for path in (operation.route.rstrip("/"), operation.route.rstrip("/") + "/"):
+            routes.append(Route(path, endpoint, methods=[operation.verb], name=operation.name))
+    return routes
+
+
+async def not_found(request: Request, _: Exception) -> Response:
+    """Answer a path that no route has."""
+    return error_response(NotFound(f"there is nothing at {request.url.path}"))
+
+
+async def not_allowed(request: Request, _: Exception) -> Response:
+    """Answer a verb that the route does not have."""
+    return error_response(MethodNotAllowed(f"{request.method} is not what this route takes"))
+
+
+async def failed(_: Request, __: Exception) -> Response:
+    """Answer where the gateway itself failed; its log has the traceback."""
+    return error_response(InternalError("the gateway failed; its log says why"))

@@ -1,0 +1,101 @@
+"""The gateway's websocket at ``/ws``: drives a `Session` over one connection.
+
+Each call has a task that takes what waits and sends it in one frame: a token goes out at once, and tokens that gather
+while the socket is busy share the next frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import anyio
+from anyio.abc import TaskGroup
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ..bus.bus import Bus
+from ..bus.client import open_call
+from ..schemas import AylluError, Cancelled, Operation
+from .config import GatewayConfig
+from .session import CancelCall, Session, SendFrame, StartCall
+
+SUBPROTOCOL = "ayllu.v1"
+
+
+class Connection:
+    """One websocket connection. Its end cancels the calls that run on it."""
+
+    def __init__(
+        self,
+        websocket: WebSocket,
+        bus: Bus,
+        operations: Mapping[str, Operation],
+        config: GatewayConfig,
+    ) -> None:
+        self._websocket = websocket
+        self._bus = bus
+        self._session = Session(
+            operations,
+            max_calls=config.max_calls_per_connection,
+            max_timeout=config.max_timeout,
+        )
+        self._scopes: dict[bytes, anyio.CancelScope] = {}
+
+    async def run(self) -> None:
+        """Serve the connection to its end."""
+        offered = self._websocket.scope.get("subprotocols", ())
+        await self._websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        async with anyio.create_task_group() as calls:
+            try:
+                await self._read(calls)
+            except WebSocketDisconnect:
+                pass
+            finally:
+                calls.cancel_scope.cancel()
+
+    async def _read(self, calls: TaskGroup) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            effect = self._session.receive(text if text is not None else message["bytes"])
+            if isinstance(effect, SendFrame):
+                await self._send(effect.frame)
+            elif isinstance(effect, StartCall):
+                scope = self._scopes[effect.key] = anyio.CancelScope()
+                calls.start_soon(self._run_call, effect, scope)
+            elif isinstance(effect, CancelCall):
+                self._scopes[effect.key].cancel()
+
+    async def _run_call(self, start: StartCall, scope: anyio.CancelScope) -> None:
+        error: AylluError = Cancelled("the caller cancelled the call")
+        frame: bytes | None = None
+        try:
+            with scope:
+                frame = await self._follow(start)
+        except AylluError as failure:
+            error = failure
+        finally:
+            del self._scopes[start.key]
+        try:
+            await self._send(frame or self._session.failure_frame(start.key, error))
+        except WebSocketDisconnect:
+            pass  # The reader sees it too, and ends the connection.
+
+    async def _follow(self, start: StartCall) -> bytes | None:
+        """Send the events of a call as they come, and return its response frame."""
+        operation, key = start.operation, start.key
+        call = await open_call(
+            self._bus, operation, start.payload, model=start.model, timeout=start.timeout
+        )
+        async with call:
+            if operation.kind == "unary":
+                reply = await call.take()
+                await call.take()
+                return self._session.result_frame(key, reply[0])
+            while events := await call.take():
+                await self._send(self._session.event_frame(key, events))
+            return self._session.result_frame(key, call.result)
+
+    async def _send(self, frame: bytes) -> None:
+        await self._websocket.send({"type": "websocket.send", "text": frame.decode()})
