@@ -18,19 +18,19 @@ Json = dict[str, Any]
 
 TITLE = "[DRAFT] Llama Stack Specification"
 VERSION = "0.0.1"
-DESCRIPTION = """\
-This is the specification of the llama stack that provides a set of endpoints and their corresponding interfaces that
-are tailored to best leverage Llama Models. The specification is still in draft and subject to change.
-
-This document describes ayllu's implementation of that draft. A request that is valid under the draft is valid here;
-fields and operations that ayllu adds are optional and say "Extension"."""
-
-_ERROR_RESPONSE = {"$ref": "#/components/responses/Error"}
-_SSE = (
-    "Server-sent events: each unnamed event is one chunk; an event named `error` holds what an error response holds "
-    "and ends the stream"
+DESCRIPTION = (
+    "This is the specification of the llama stack that provides a set of endpoints and their "
+    "corresponding interfaces that are tailored to best leverage Llama Models. The specification "
+    "is still in draft and subject to change.\n\n"
+    "This document describes ayllu's implementation of that draft. A request that is valid under "
+    'the draft is valid here; the fields and operations that ayllu adds are optional and say "Extension".'
 )
-_SSE_RESULT = "; an event named `result` at the end holds the whole response"
+_SSE_ASKED = "With `stream` in the request, the response is streamed. "
+_SSE = (
+    "Server-sent events: each unnamed event is one chunk; an event named `error` holds what an "
+    "error response holds, and ends the stream."
+)
+_SSE_RESULT = " An event named `result` at the end holds the whole response."
 
 
 class Schemas:
@@ -105,7 +105,9 @@ def yaml_text(document: Json) -> str:
     """Return a document as YAML in the order of its keys; needs PyYAML, of the extra ``local``."""
     import yaml  # the contract itself, and the client, need no PyYAML
 
-    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+    # Through JSON, since the values that stand at several places would become anchors and aliases.
+    plain = msgspec.json.decode(msgspec.json.encode(document))
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
     return text
 
 
@@ -145,7 +147,10 @@ def _operation(forms: list[Operation], schemas: Schemas) -> Json:
             "content": {"application/json": {"schema": schema}},
             "required": required,
         }
-    described["responses"] = {"200": _response(forms, schemas), "default": _ERROR_RESPONSE}
+    described["responses"] = {
+        "200": _response(forms, schemas),
+        "default": {"$ref": "#/components/responses/Error"},
+    }
     return described
 
 
@@ -182,8 +187,7 @@ def _response(forms: list[Operation], schemas: Schemas) -> Json:
         schema = {"type": "null"} if form.output is None else schemas.of(form.output)
         if form.kind == "stream":
             content["text/event-stream"] = {"schema": schema}
-            asked = "When the request says `stream`. " if len(forms) > 1 else ""
-            sentences.append(f"{asked}{_SSE}{_SSE_RESULT if len(forms) > 1 else ''}.")
+            sentences.append(_SSE if len(forms) == 1 else _SSE_ASKED + _SSE + _SSE_RESULT)
         elif form.kind == "list":
             content["application/jsonl"] = {"schema": schema}
             sentences.append("One JSON document a line; the schema is that of one line.")
