@@ -98,13 +98,14 @@ class Service:
             EngineDead: what the actor stands on died under a request; all requests end with a retryable error, and
                 whoever supervises the actor starts it anew.
         """
-        async with anyio.create_task_group() as owner:
+        # The control subject is heard to the very end: calls that are let go on need the credit of their readers.
+        async with (
+            self.bus.transport.subscribe(f"{self._control}.*", self._on_control),
+            anyio.create_task_group() as owner,
+        ):
             await owner.start(self._host)
             try:
-                async with (
-                    self.bus.transport.subscribe(f"{self._control}.*", self._on_control),
-                    self.bus.transport.announce(self.info, self._on_request),
-                ):
+                async with self.bus.transport.announce(self.info, self._on_request):
                     task_status.started()
                     await self._died.wait()
             finally:

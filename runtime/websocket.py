@@ -7,6 +7,7 @@ while the socket is busy share the next frame.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,7 +17,7 @@ from ..bus.bus import Bus
 from ..bus.client import open_call
 from ..schemas import AylluError, Cancelled, Operation
 from .config import GatewayConfig
-from .session import CancelCall, Session, SendFrame, StartCall
+from .session import CancelCall, SendFrame, Session, StartCall
 
 SUBPROTOCOL = "ayllu.v1"
 
@@ -77,10 +78,9 @@ class Connection:
             error = failure
         finally:
             del self._scopes[start.key]
-        try:
+        # The reader sees a disconnect too, and ends the connection.
+        with suppress(WebSocketDisconnect):
             await self._send(frame or self._session.failure_frame(start.key, error))
-        except WebSocketDisconnect:
-            pass  # The reader sees it too, and ends the connection.
 
     async def _follow(self, start: StartCall) -> bytes | None:
         """Send the events of a call as they come, and return its response frame."""

@@ -1,0 +1,52 @@
+"""``ayllu call``: any operation from the command line, its reply or events as lines of JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ..client import connect
+from ..schemas import InvalidRequest, Operation, TooLarge
+
+MAX_PAYLOAD = 64 << 20
+
+
+def read_payload(argument: str) -> bytes:
+    """Return the payload that an argument means: JSON itself, ``@FILE``, or ``-`` for standard input.
+
+    Raises:
+        InvalidRequest: the file cannot be read.
+        TooLarge: there is too much of it.
+    """
+    try:
+        if argument == "-":
+            data = sys.stdin.buffer.read(MAX_PAYLOAD + 1)
+        elif argument.startswith("@"):
+            data = Path(argument[1:]).read_bytes()
+        else:
+            data = argument.encode()
+    except OSError as error:
+        raise InvalidRequest(f"{argument[1:]} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_PAYLOAD:
+        raise TooLarge(f"the payload is larger than {MAX_PAYLOAD} bytes")
+    return data
+
+
+async def call_operation(
+    url: str, operation: Operation, payload: bytes, timeout: float | None
+) -> None:
+    """Call an operation through a gateway, and print what comes, a line each, as it comes.
+
+    Raises:
+        AylluError: what the call ended in.
+    """
+    operation.read(payload)  # Errors in the payload need no gateway.
+    async with connect(url) as stack:
+        call = await stack.call(operation, payload, timeout=timeout)
+        try:
+            while events := await call.take():
+                for event in events:
+                    sys.stdout.write(event.decode() + "\n")
+                sys.stdout.flush()
+        finally:
+            call.close()

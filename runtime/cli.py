@@ -1,0 +1,207 @@
+"""The command line: ``ayllu``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import anyio
+
+from ..bus.lifeline import die_with_parent
+from ..schemas import OPERATIONS, AylluError, InvalidRequest
+from .config import load_config
+
+DEFAULT_PORT = 8321
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+EXAMPLES = {
+    "up": "ayllu up --port 8321 --data-dir ~/ayllu",
+    "worker": "ayllu worker inference --bus nats://10.0.0.1:4222 --config ayllu.toml",
+    "chat": 'ayllu chat "What is the capital of France?"',
+    "call": 'ayllu call models\n  ayllu call completion \'{"model": "smollm2", "content": "Once", "max_tokens": 8}\'',
+    "spec": "ayllu spec --out spec",
+}
+
+
+def default_data_dir() -> Path:
+    """Return where a deployment's data lives unless told otherwise (XDG base directories)."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "ayllu"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="ayllu",
+        description="An agent runtime: models, agents, memory and training as actors on a NATS bus.",
+        epilog="Begin with `ayllu up`, then `ayllu chat` in another terminal.",
+    )
+    parser.add_argument("--version", action="version", version=f"ayllu {version('ayllu')}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more, on stderr")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    up = _add(commands, "up", "run everything on this machine: bus, models, gateway")
+    up.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    up.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="0 takes a free port (%(default)s)"
+    )
+    up.add_argument("--data-dir", type=Path, default=default_data_dir(), help="(%(default)s)")
+    up.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
+    up.add_argument("--bus", help="use this NATS server instead of an own one")
+
+    worker = _add(commands, "worker", "run actors against a bus that runs already")
+    worker.add_argument(
+        "kinds",
+        nargs="+",
+        choices=["gateway", "inference"],
+        metavar="KIND",
+        help="gateway or inference",
+    )
+    worker.add_argument("--bus", help="the NATS server's URL; or in the variable AYLLU_BUS_URL")
+    worker.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
+    worker.add_argument("--host", default="127.0.0.1", help="of a gateway (%(default)s)")
+    worker.add_argument("--port", type=int, default=DEFAULT_PORT, help="of a gateway (%(default)s)")
+    worker.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
+
+    chat = _add(commands, "chat", "talk to a model, token by token")
+    chat.add_argument("message", nargs="?", help="one message; without it, a conversation begins")
+    chat.add_argument("--model", help="a name from `ayllu call models`; by default the first one")
+    chat.add_argument("--system", help="instructions for the model")
+    chat.add_argument("--max-tokens", type=int, default=0, help="of each answer; 0 is no limit")
+    chat.add_argument("--temperature", type=float, default=0.0, help="0 is the most likely answer")
+    chat.add_argument("--url", default=DEFAULT_URL, help="of the gateway (%(default)s)")
+
+    call = _add(commands, "call", "call any operation, and print its reply or its events")
+    call.add_argument(
+        "operation",
+        choices=sorted(OPERATIONS),
+        metavar="OPERATION",
+        help="its name; `ayllu call --list` shows all",
+    )
+    call.add_argument("payload", nargs="?", default="{}", help="JSON, @FILE, or - for stdin")
+    call.add_argument("--timeout", type=float, help="seconds")
+    call.add_argument("--url", default=DEFAULT_URL, help="of the gateway (%(default)s)")
+
+    spec = _add(commands, "spec", "write openapi.yaml, openapi.html and asyncapi.yaml")
+    spec.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help_: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=help_,
+        description=f"{help_[0].upper()}{help_[1:]}.",
+        epilog=f"example:\n  {EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _up(options: argparse.Namespace) -> None:
+    from .supervisor import UpOptions, up
+
+    load_config(options.config)  # What is wrong in it is said before anything is started.
+    chosen = UpOptions(
+        options.host, options.port, options.data_dir.expanduser(), options.config, options.bus
+    )
+    _run(partial(up, chosen))
+
+
+def _worker(options: argparse.Namespace) -> None:
+    from .supervisor import BUS_URL_VARIABLE, PARENT_VARIABLE, open_listener
+    from .worker import run_worker
+
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    if parent is not None:
+        die_with_parent(int(parent))
+    bus_url = options.bus or os.environ.get(BUS_URL_VARIABLE)
+    if not bus_url:
+        raise InvalidRequest(f"which bus? Give --bus or set {BUS_URL_VARIABLE}")
+    listener = None
+    if options.listen_fd is not None:
+        listener = socket.socket(fileno=options.listen_fd)
+    elif "gateway" in options.kinds:
+        listener = open_listener(options.host, options.port)
+    _run(partial(run_worker, options.kinds, bus_url, load_config(options.config), listener))
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from .chat import ChatOptions, chat
+
+    chosen = ChatOptions(
+        options.url,
+        options.model,
+        options.system,
+        options.max_tokens,
+        options.temperature,
+    )
+    _run(partial(chat, chosen, options.message))
+
+
+def _call(options: argparse.Namespace) -> None:
+    from .call import call_operation, read_payload
+
+    payload = read_payload(options.payload)
+    operation = OPERATIONS[options.operation]
+    _run(partial(call_operation, options.url, operation, payload, options.timeout))
+
+
+def _spec(options: argparse.Namespace) -> None:
+    from .documents import write_documents
+
+    for path in write_documents(OPERATIONS, options.out):
+        sys.stdout.write(f"{path}\n")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "up": _up,
+    "worker": _worker,
+    "chat": _chat,
+    "call": _call,
+    "spec": _spec,
+}
+
+
+def _run(main: Callable[[], Awaitable[None]]) -> None:
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        anyio.run(main)
+    else:
+        anyio.run(main, backend_options={"use_uvloop": True})
+
+
+def _first_error(error: BaseException) -> BaseException:
+    return _first_error(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, and return its exit status: 2 where the caller must change something, 1 for all other errors."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        COMMANDS[options.command](options)
+    except KeyboardInterrupt:
+        return 130
+    except (AylluError, BaseExceptionGroup) as error:
+        first = _first_error(error)
+        if not isinstance(first, AylluError):
+            raise
+        sys.stderr.write(f"ayllu {options.command}: {first.message}\n")
+        return 2 if isinstance(first, InvalidRequest) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

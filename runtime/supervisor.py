@@ -1,0 +1,231 @@
+"""``ayllu up``: one tree of processes on one machine. The supervisor holds the listening socket and starts the rest:
+
+    nats-server   the bus, on loopback, its data under the data directory
+    gateway       HTTP and websocket clients' way in
+    inference     the models
+
+What crashes is started again; the socket and the bus's port stay, so that clients find everything where it was. All of
+them end with the supervisor, however it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
+from typing import Any
+
+import anyio
+from anyio.abc import ByteReceiveStream, Process, TaskStatus
+from anyio.streams.text import TextReceiveStream
+
+from ..actors.supervision import supervise
+from ..bus.server import embedded_server
+from ..schemas import BusError, InvalidRequest, PermissionDenied
+from .worker import READY_LINE, announce
+
+log = logging.getLogger(__name__)
+
+EXIT_MISCONFIGURED = 2
+"""The exit status of a worker that no restart can help."""
+STOP_SECONDS = 15.0
+"""How long a child may take to end after SIGTERM, before it is killed."""
+
+BUS_URL_VARIABLE = "AYLLU_BUS_URL"
+PARENT_VARIABLE = "AYLLU_PARENT"
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What ``ayllu up`` was asked for.
+
+    Attributes:
+        host: the address to listen on; loopback only, until there is authentication.
+        port: the port; 0 takes a free one.
+        data_dir: where everything durable lives.
+        config: the configuration file.
+        bus_url: an external bus; by default a nats-server is started.
+    """
+
+    host: str
+    port: int
+    data_dir: Path
+    config: Path | None
+    bus_url: str | None = None
+
+
+def open_listener(host: str, port: int) -> socket:
+    """Return a listening socket.
+
+    Raises:
+        PermissionDenied: the address is not on loopback.
+        InvalidRequest: the address cannot be used; the message says why.
+    """
+    try:
+        family, _, _, _, address = getaddrinfo(host, port, type=SOCK_STREAM)[0]
+    except OSError as error:
+        raise InvalidRequest(f"{host} is not an address of this machine: {error}") from error
+    if family not in (AF_INET, AF_INET6) or not ip_address(address[0]).is_loopback:
+        raise PermissionDenied(
+            f"{host} can be reached from other machines, and clients are not authenticated yet: "
+            "use a loopback address such as 127.0.0.1"
+        )
+    listener = socket(family, SOCK_STREAM)
+    listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise InvalidRequest(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from error
+    listener.listen(1024)
+    return listener
+
+
+def url_of(listener: socket) -> str:
+    """Return the HTTP address of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == AF_INET6 else f"http://{host}:{port}"
+
+
+class Tree:
+    """The processes of one ``ayllu up``."""
+
+    def __init__(self, options: UpOptions, listener: socket) -> None:
+        self._options = options
+        self._listener = listener
+        self._bus_url = options.bus_url or ""
+        self._bus_port = 0
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled; started when clients can be served. Workers end before the bus does."""
+        async with anyio.create_task_group() as bus:
+            if not self._bus_url:
+                await bus.start(_supervised, "nats-server", self._run_bus)
+            async with anyio.create_task_group() as workers:
+                async with anyio.create_task_group() as starting:
+                    for kind in ("inference", "gateway"):
+                        starting.start_soon(workers.start, _supervised, kind, self._worker(kind))
+                task_status.started()
+
+    async def _run_bus(self, *, task_status: TaskStatus[Any]) -> None:
+        data = self._options.data_dir / "nats"
+        async with embedded_server(data, port=self._bus_port) as server:
+            self._bus_url, self._bus_port = server.url, server.port
+            task_status.started()
+            await server.process.wait()
+            raise BusError(f"nats-server ended with status {server.process.returncode}")
+
+    def _worker(self, kind: str) -> Any:
+        async def start(*, task_status: TaskStatus[Any]) -> None:
+            arguments = ["worker", kind]
+            if self._options.config is not None:
+                arguments += ["--config", str(self._options.config)]
+            fds: list[int] = []
+            if kind == "gateway":
+                fds = [self._listener.fileno()]
+                arguments += ["--listen-fd", str(fds[0])]
+            await run_child(kind, arguments, self._bus_url, fds, task_status=task_status)
+
+        return start
+
+
+async def _supervised(name: str, start: Any, *, task_status: TaskStatus[None]) -> None:
+    await supervise(name, start, task_status=task_status)
+
+
+async def run_child(
+    name: str,
+    arguments: Sequence[str],
+    bus_url: str,
+    pass_fds: Sequence[int] = (),
+    *,
+    task_status: TaskStatus[None],
+) -> None:
+    """Run ``ayllu`` as a child until it ends or this is cancelled; started when it says that it is ready.
+
+    Raises:
+        InvalidRequest: the child says that it is configured wrongly.
+        RuntimeError: it ended.
+    """
+    # The bus's address has its credentials: it goes by the environment, which others cannot read.
+    environment = {
+        **os.environ,
+        BUS_URL_VARIABLE: bus_url,
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+    process = await anyio.open_process(
+        [sys.executable, "-m", "ayllu.runtime.cli", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None,
+        env=environment,
+        # A terminal's Ctrl-C is for the supervisor, which then ends the others in order.
+        start_new_session=True,
+        pass_fds=pass_fds,
+    )
+    try:
+        assert process.stdout is not None
+        if await _says_ready(process.stdout):
+            task_status.started()
+        status = await process.wait()
+    finally:
+        await stop_process(process)
+    if status == EXIT_MISCONFIGURED:
+        raise InvalidRequest(f"{name} cannot be started as it is configured")
+    raise RuntimeError(f"{name} ended with status {status}")
+
+
+async def _says_ready(stdout: ByteReceiveStream) -> bool:
+    said = ""
+    async for text in TextReceiveStream(stdout, errors="replace"):
+        said += text
+        if READY_LINE in said.splitlines():
+            return True
+    return False
+
+
+async def stop_process(process: Process) -> None:
+    """End a process that may have ended: SIGTERM, and after `STOP_SECONDS` SIGKILL."""
+    with anyio.CancelScope(shield=True):
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            with anyio.move_on_after(STOP_SECONDS):
+                await process.wait()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+        await process.aclose()
+
+
+async def up(options: UpOptions) -> None:
+    """Run a deployment on this machine until SIGTERM or SIGINT; prints ``ready http://HOST:PORT`` when it can serve.
+
+    Raises:
+        AylluError: it cannot be started.
+    """
+    listener = open_listener(options.host, options.port)
+    with listener:
+        options.data_dir.mkdir(parents=True, exist_ok=True)
+        async with anyio.create_task_group() as tasks:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+
+                async def stop_on_signal() -> None:
+                    async for number in signals:
+                        log.info("stopping at %s", signal.Signals(number).name)
+                        tasks.cancel_scope.cancel()
+
+                tasks.start_soon(stop_on_signal)
+                await tasks.start(Tree(options, listener).run)
+                announce(f"ready {url_of(listener)}")
+                await anyio.sleep_forever()

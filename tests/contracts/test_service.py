@@ -1,0 +1,375 @@
+"""Calls from a typed client to a served actor: one body, on the bus within a process and on a real nats-server."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
+import pytest
+from support.shapes import CountRequest, Number, Numbers, Shapes, ShapesActor
+
+from ayllu.bus.bus import Bus, connect, local_bus
+from ayllu.bus.calls import CLAIM_HEADER, EXCHANGE_HEADER, TIMEOUT_HEADER
+from ayllu.bus.client import client
+from ayllu.bus.context import CallContext, current_call
+from ayllu.bus.exchange import WINDOW
+from ayllu.bus.service import serve
+from ayllu.bus.transport import Message
+from ayllu.schemas import (
+    BusError,
+    CompletionRequest,
+    DeadlineExceeded,
+    EngineDead,
+    Inference,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    decode,
+)
+from ayllu.schemas.proxy import EventStream
+
+pytestmark = pytest.mark.asyncio
+
+OpenBus = Callable[[], AbstractAsyncContextManager[Bus]]
+
+
+@pytest.fixture(params=["local", "nats"])
+def open_bus(request: pytest.FixtureRequest) -> OpenBus:
+    if request.param == "local":
+        return local_bus
+    url = request.getfixturevalue("nats_url")
+    return lambda: connect(url)
+
+
+@asynccontextmanager
+async def serving(open_bus: OpenBus) -> AsyncIterator[tuple[Bus, Shapes, ShapesActor]]:
+    """Serve the actor; in the end nothing of any call is left."""
+    actor = ShapesActor()
+    with anyio.fail_after(30):
+        async with open_bus() as bus, anyio.create_task_group() as tasks:
+            await tasks.start(serve, bus, actor)
+            yield bus, client(Shapes, bus), actor
+            tasks.cancel_scope.cancel()
+        assert bus.calls.open_count == 0
+        assert actor.running == 0
+
+
+@pytest.mark.requirement("typed-client")
+async def test_unary(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, _actor):
+        assert await shapes.shout("hey", times=2) == "HEYHEY"
+        assert await shapes.count(CountRequest(to=3)) == Numbers(values=[0, 1, 2])
+
+
+@pytest.mark.requirement("typed-client", "exchange-frames")
+async def test_a_stream_comes_in_order_and_ends_in_the_assembled_reply(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, _actor):
+        stream = shapes.stream_count(CountRequest(to=5 * WINDOW))
+        assert [number.value async for number in stream] == list(range(5 * WINDOW))
+        assert isinstance(stream, EventStream)
+        assert stream.result is not None
+        assert decode(stream.result, Numbers).values == list(range(5 * WINDOW))
+        assert [number async for number in stream] == []
+
+
+async def test_a_list_has_no_assembled_reply(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, _actor):
+        stream = shapes.list(CountRequest(to=3))
+        assert [number async for number in stream] == [Number(value=i) for i in range(3)]
+        assert isinstance(stream, EventStream)
+        assert stream.result is None
+
+
+@pytest.mark.requirement("claim-check")
+async def test_what_is_too_large_for_a_message_travels_through_the_store(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (bus, shapes, _actor):
+        size = bus.transport.max_payload + 1
+        text = await shapes.shout("x" * size)
+        assert text == "X" * size
+        sizes = [len(n.padding) async for n in shapes.stream_count(CountRequest(to=2, size=size))]
+        assert sizes == [size, size]
+
+
+@pytest.mark.requirement("one-error-tree")
+async def test_errors(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, _actor):
+        with pytest.raises(NotFound) as known:
+            await shapes.fail("known")
+        assert known.value.details == {"how": "known"}
+        with pytest.raises(InternalError) as unknown:
+            await shapes.fail("unknown")
+        assert "secret" not in str(unknown.value.info)
+        seen = []
+        with pytest.raises(NotFound):
+            async for number in shapes.stream_count(CountRequest(to=9, fail_at=2)):
+                seen.append(number.value)
+        assert seen == [0, 1]
+
+
+@pytest.mark.requirement("exchange-window")
+async def test_a_slow_reader_slows_the_work(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, actor):
+        stream = shapes.stream_count(CountRequest(to=20 * WINDOW))
+        assert (await anext(stream)).value == 0
+        await anyio.sleep(0.2)  # Time enough for all of it, if nothing held it.
+        assert actor.produced <= 2 * WINDOW
+        assert [number.value async for number in stream] == list(range(1, 20 * WINDOW))
+
+
+@pytest.mark.requirement("exchange-cancel")
+async def test_leaving_a_stream_cancels_the_work(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, actor):
+        stream = shapes.stall(3)
+        assert [await anext(stream) for _ in range(3)] == [0, 1, 2]
+        assert isinstance(stream, EventStream)
+        await stream.aclose()
+        await actor.idle.wait()
+
+
+@pytest.mark.requirement("exchange-cancel")
+async def test_dropping_a_stream_cancels_the_work(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, actor):
+        async for value in shapes.stall(3):
+            if value == 2:
+                break
+        gc.collect()
+        await actor.idle.wait()
+
+
+@pytest.mark.requirement("exchange-cancel")
+async def test_cancelling_a_call_cancels_the_work(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, actor):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(shapes.hang)
+            await actor.started.wait()
+            tasks.cancel_scope.cancel()
+        await actor.idle.wait()
+        assert actor.ended == 1
+
+
+@pytest.mark.requirement("deadline-everywhere")
+async def test_a_deadline_ends_both_sides(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (bus, _, actor):
+        with pytest.raises(DeadlineExceeded):
+            await client(Shapes, bus, timeout=0.2).hang()
+        await actor.idle.wait()
+
+
+@pytest.mark.requirement("deadline-everywhere", "trace-context")
+async def test_a_call_within_a_call_inherits_deadline_and_trace(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, _actor):
+        trace = f"00-{'a' * 32}-{'b' * 16}-01"
+        token = current_call.set(CallContext(anyio.current_time() + 5, trace))
+        try:
+            context = await shapes.context()
+        finally:
+            current_call.reset(token)
+        assert 4 < context.seconds <= 5
+        assert context.traceparent.split("-")[1] == "a" * 32
+        assert context.traceparent != trace
+        token = current_call.set(CallContext(anyio.current_time() - 1, "nonsense"))
+        try:
+            with pytest.raises(DeadlineExceeded):
+                await shapes.context()
+        finally:
+            current_call.reset(token)
+
+
+@pytest.mark.requirement("exchange-absent-responder")
+async def test_nobody_serves_it(open_bus: OpenBus) -> None:
+    with anyio.fail_after(10):
+        async with open_bus() as bus:
+            with pytest.raises(Unavailable) as absent:
+                await client(Shapes, bus).shout("hey")
+            assert absent.value.retryable
+
+
+async def test_an_actor_that_stops_lets_running_calls_end(open_bus: OpenBus) -> None:
+    with anyio.fail_after(20):
+        async with open_bus() as bus, anyio.create_task_group() as serving_tasks:
+            await serving_tasks.start(serve, bus, ShapesActor())
+            stream = client(Shapes, bus).stream_count(CountRequest(to=4 * WINDOW))
+            assert (await anext(stream)).value == 0
+            serving_tasks.cancel_scope.cancel()
+            # The actor takes no new calls, but this one goes on to its end.
+            with anyio.CancelScope(shield=True):
+                rest = [number.value async for number in stream]
+            assert rest == list(range(1, 4 * WINDOW))
+
+
+@pytest.mark.requirement("supervision")
+async def test_a_dead_engine_crashes_its_actor_and_its_callers_may_retry(open_bus: OpenBus) -> None:
+    actor = ShapesActor()
+    errors: list[EngineDead] = []
+
+    async def hang(shapes: Shapes) -> None:
+        with pytest.raises(EngineDead) as caught:
+            await shapes.hang()
+        errors.append(caught.value)
+
+    with anyio.fail_after(20):
+        async with open_bus() as bus:
+            shapes = client(Shapes, bus)
+            with pytest.raises(ExceptionGroup) as crash:
+                async with anyio.create_task_group() as tasks:
+                    await tasks.start(serve, bus, actor)
+                    async with anyio.create_task_group() as calls:
+                        calls.start_soon(hang, shapes)
+                        await actor.started.wait()
+                        with pytest.raises(EngineDead):
+                            await shapes.fail("dead")
+                    await anyio.sleep_forever()
+            assert crash.group_contains(EngineDead)
+    assert errors[0].retryable
+
+
+@pytest.mark.requirement("plain-nats-client")
+async def test_a_plain_request_gets_a_plain_reply(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (bus, _, _actor):
+        assert (await ask(bus, "shout", b'{"text":"hey"}', 1))[0].payload == b'"HEY"'
+        [error] = await ask(bus, "shout", b'{"txet":"hey"}', 1)
+        assert error.headers is not None
+        assert error.headers["Nats-Service-Error-Code"] == "400"
+        assert b"invalid_request" in error.payload
+        events = await ask(bus, "count.stream", b'{"to":2}', 3)
+        assert [event.payload for event in events] == [b'{"value":0}', b'{"value":1}', b""]
+
+
+async def ask(bus: Bus, operation: str, payload: bytes, replies: int) -> list[Message]:
+    """Ask as any NATS client would, without our headers."""
+    inbox, got, done = bus.transport.inbox(), list[Message](), anyio.Event()
+
+    def receive(message: Message) -> None:
+        got.append(message)
+        if len(got) == replies:
+            done.set()
+
+    async with bus.transport.subscribe(inbox, receive):
+        await bus.transport.publish(f"ayllu.v1.op.shapes.{operation}", payload, reply=inbox)
+        await done.wait()
+    return got
+
+
+@pytest.mark.parametrize("timeout", ["soon", "-1", "nan", "inf"])
+async def test_a_timeout_that_is_none_is_refused(open_bus: OpenBus, timeout: str) -> None:
+    async with serving(open_bus) as (bus, _, _actor):
+        inbox, ended = bus.transport.inbox(), anyio.Event()
+        frames: list[bytes] = []
+
+        def receive(message: Message) -> None:
+            if message.subject.endswith(".e"):
+                frames.append(message.payload)
+                ended.set()
+
+        headers = {EXCHANGE_HEADER: "1", TIMEOUT_HEADER: timeout}
+        async with bus.transport.subscribe(f"{inbox}.*", receive):
+            await bus.transport.publish(
+                "ayllu.v1.op.shapes.shout", b'{"text":""}', reply=inbox, headers=headers
+            )
+            await ended.wait()
+        assert b"invalid_request" in frames[0]
+
+
+async def test_a_claim_that_is_none_is_refused(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (bus, _, _actor):
+        inbox, ended = bus.transport.inbox(), anyio.Event()
+        frames: list[bytes] = []
+
+        def receive(message: Message) -> None:
+            if message.subject.endswith(".e"):
+                frames.append(message.payload)
+                ended.set()
+
+        headers = {EXCHANGE_HEADER: "1", CLAIM_HEADER: "1"}
+        async with bus.transport.subscribe(f"{inbox}.*", receive):
+            await bus.transport.publish(
+                "ayllu.v1.op.shapes.shout", b"nonsense", reply=inbox, headers=headers
+            )
+            await ended.wait()
+        assert b"error" in frames[0]
+        assert b"internal" not in frames[0]
+
+
+@pytest.mark.requirement("exchange-dead-caller")
+async def test_the_work_of_a_caller_that_is_gone_is_cancelled(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (bus, _, actor):
+        headers = {EXCHANGE_HEADER: "1"}
+        await bus.transport.publish(
+            "ayllu.v1.op.shapes.hang", b"{}", reply=bus.transport.inbox(), headers=headers
+        )
+        await actor.started.wait()
+        await actor.idle.wait()
+
+
+@pytest.mark.requirement("no-leaks")
+async def test_many_streams_with_random_cancels_leave_nothing(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (bus, shapes, actor):
+
+        async def follow(leave_after: int) -> None:
+            async for number in shapes.stream_count(CountRequest(to=300)):
+                if number.value == leave_after:
+                    break
+
+        async with anyio.create_task_group() as tasks:
+            for index in range(100):
+                tasks.start_soon(follow, index * 7 % 400)
+        gc.collect()
+        await actor.idle.wait()
+        while bus.calls.open_count:
+            await anyio.sleep(0.01)
+
+
+def test_what_is_no_implementation_is_refused() -> None:
+    class Partial(Shapes):
+        """Implements nothing."""
+
+    class Plain:
+        """Inherits from no Protocol."""
+
+    async def serve_it(actor: object) -> None:
+        async with local_bus() as bus:
+            await serve(bus, actor)
+
+    for actor in (Partial(), Plain()):  # type: ignore[abstract]
+        with pytest.raises(TypeError):
+            anyio.run(serve_it, actor)
+
+
+async def test_arguments_are_checked_before_they_are_sent(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (bus, shapes, _actor):
+        with pytest.raises(TypeError):
+            await shapes.shout(1, 2, 3)  # type: ignore[call-arg]
+        with pytest.raises(InvalidRequest):
+            await shapes.shout(text=1)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            await shapes.count(Number(value=1))  # type: ignore[arg-type]
+        with pytest.raises(Unavailable):
+            await client(Inference, bus).completion(CompletionRequest(model="x", content="x"))
+
+
+async def test_a_reply_that_is_not_one_is_a_bus_error(open_bus: OpenBus) -> None:
+    """An own responder that answers a unary call twice."""
+    async with open_bus() as bus:
+
+        def twice(message: Message) -> None:
+            async def answer() -> None:
+                for kind, payload in (
+                    ("a", b'{"control":"x"}'),
+                    ("d", b"1"),
+                    ("d", b"2"),
+                    ("e", b'{"count":2}'),
+                ):
+                    await bus.transport.publish(f"{message.reply}.{kind}", payload)
+
+            tasks.start_soon(answer)
+
+        with anyio.fail_after(10):
+            async with (
+                anyio.create_task_group() as tasks,
+                bus.transport.subscribe("ayllu.v1.op.shapes.shout", twice),
+            ):
+                with pytest.raises(BusError):
+                    await client(Shapes, bus).shout("x")
