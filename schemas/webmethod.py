@@ -230,7 +230,7 @@ def _compile(protocol: type, method: str, function: Callable[..., Any]) -> Opera
     hints = get_type_hints(function, include_extras=True)
     output = hints.pop("return", wrong)
     streams = get_origin(output) is AsyncIterator
-    if output is wrong or (streamed_form and not streams):
+    if output is wrong or ((streamed_form or mark.sse) and not streams):
         wrong("a streamed method returns AsyncIterator[Event], any other its reply or None")
     if mark.assemble is not None and not streamed_form:
         wrong("only the streamed form of an operation assembles")
