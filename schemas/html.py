@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
@@ -48,11 +49,11 @@ def openapi_html(document: Json) -> str:
 {_sections(document)}
 <section>
 <h2 id="errors">Errors</h2>
-{_error(document)}
+{_response(document["components"]["responses"]["Error"], schemas)}
 </section>
 <section>
 <h2 id="schemas">Schemas</h2>
-{_lines(_schema_article(name, schema) for name, schema in schemas.items())}
+{_lines(_schema_article(name, schema, schemas) for name, schema in schemas.items())}
 </section>
 </main>
 </body>
@@ -64,8 +65,13 @@ def _lines(parts: Iterable[str]) -> str:
     return "\n".join(parts)
 
 
+def _inline(text: str) -> str:
+    """Escape a text; what stands between backticks becomes code."""
+    return re.sub(r"(``?)([^`]+)\1", r"<code>\2</code>", escape(text))
+
+
 def _text(text: str) -> str:
-    return f'<p class="text">{escape(text)}</p>'
+    return f'<p class="text">{_inline(text)}</p>'
 
 
 def _operations(document: Json, tag: str) -> list[tuple[str, str, Json]]:
@@ -105,15 +111,16 @@ def _contents(document: Json) -> str:
 
 
 def _sections(document: Json) -> str:
+    schemas = document["components"]["schemas"]
     return _lines(
         f'<section>\n<h2 id="api-{escape(tag["name"])}">{escape(tag["name"])}</h2>\n{_text(tag["description"])}\n'
-        + _lines(_operation(*found) for found in _operations(document, tag["name"]))
+        + _lines(_operation(*found, schemas) for found in _operations(document, tag["name"]))
         + "\n</section>"
         for tag in document["tags"]
     )
 
 
-def _operation(verb: str, route: str, operation: Json) -> str:
+def _operation(verb: str, route: str, operation: Json, schemas: Json) -> str:
     parts = [
         f'<article id="{_anchor(verb, route)}">',
         f"<h3>{_verb(verb)} <code>{escape(route)}</code></h3>",
@@ -127,40 +134,46 @@ def _operation(verb: str, route: str, operation: Json) -> str:
         ]
         parts.append(f"<h4>Query parameters</h4>\n{_table(rows)}")
     if "requestBody" in operation:
-        parts.append(f"<h4>Request body</h4>\n{_content(operation['requestBody']['content'])}")
-    answer = operation["responses"]["200"]
-    parts.append(
-        f"<h4>Response 200</h4>\n{_text(answer['description'])}\n{_content(answer['content'])}"
-    )
+        body = _content(operation["requestBody"]["content"], schemas)
+        parts.append(f"<h4>Request body</h4>\n{body}")
+    parts.append(f"<h4>Response 200</h4>\n{_response(operation['responses']['200'], schemas)}")
     parts.append(
         '<p class="soft">Any other status: <a href="#errors">an error</a>.</p>\n</article>'
     )
     return _lines(parts)
 
 
-def _error(document: Json) -> str:
-    answer = document["components"]["responses"]["Error"]
-    return f"{_text(answer['description'])}\n{_content(answer['content'])}"
+def _response(response: Json, schemas: Json) -> str:
+    return f"{_text(response['description'])}\n{_content(response['content'], schemas)}"
 
 
-def _content(content: Json) -> str:
+def _content(content: Json, schemas: Json) -> str:
     return _lines(
         f"<details><summary><code>{escape(media)}</code> {_type(described['schema'])}</summary>\n"
-        f"<pre><code>{escape(json.dumps(described['schema'], indent=2, ensure_ascii=False))}</code></pre></details>"
+        f"{_fields(described['schema'], schemas)}</details>"
         for media, described in content.items()
     )
 
 
-def _schema_article(name: str, schema: Json) -> str:
+def _fields(schema: Json, schemas: Json) -> str:
+    """Return the table of the fields of an object, of a component, or of an array's items."""
+    if "$ref" in schema:
+        return _fields(schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    if "items" in schema:
+        return _fields(schema["items"], schemas)
+    required = schema.get("required", [])
+    rows = [(key, key in required, field) for key, field in schema.get("properties", {}).items()]
+    return _table(rows) if rows else ""
+
+
+def _schema_article(name: str, schema: Json, schemas: Json) -> str:
     parts = [f'<article id="schema-{escape(name)}">', f"<h3><code>{escape(name)}</code></h3>"]
     if "description" in schema:
         parts.append(_text(schema["description"]))
     if "enum" in schema:
         parts.append(f"<p>One of {_type(schema)}</p>")
-    if schema.get("properties"):
-        required = schema.get("required", [])
-        rows = [(key, key in required, field) for key, field in schema["properties"].items()]
-        parts.append(f"<details open><summary>Fields</summary>\n{_table(rows)}</details>")
+    if fields := _fields(schema, schemas):
+        parts.append(f"<details open><summary>Fields</summary>\n{fields}</details>")
     return _lines([*parts, "</article>"])
 
 
@@ -172,7 +185,7 @@ def _table(rows: Iterable[tuple[str, bool, Json]]) -> str:
 def _row(name: str, required: bool, schema: Json) -> str:
     # An optional field's description may stand at the variant that is not null.
     described = [schema, *schema.get("anyOf", [])]
-    facts = [escape(found["description"]) for found in described if "description" in found]
+    facts = [_inline(found["description"]) for found in described if "description" in found]
     if required:
         facts.append("<em>Required.</em>")
     elif schema.get("default") is not None:
@@ -188,20 +201,23 @@ def _row(name: str, required: bool, schema: Json) -> str:
 
 def _type(schema: Json) -> str:
     """Return a schema in one line, with links to the components that it refers to."""
-    if "$ref" in schema:
-        return _link(schema["$ref"].rpartition("/")[2])
-    if "anyOf" in schema:
-        return " or ".join(_type(variant) for variant in schema["anyOf"])
-    if "enum" in schema:
-        return ", ".join(f"<code>{escape(json.dumps(value))}</code>" for value in schema["enum"])
-    if schema.get("type") == "array":
-        return f"array of ({_type(schema.get('items', {}))})"
-    if isinstance(schema.get("additionalProperties"), dict):
-        return f"map to ({_type(schema['additionalProperties'])})"
-    if schema.get("type") == "object" and "properties" in schema:
-        fields = schema["properties"].items()
-        return "{" + ", ".join(f"{escape(key)}: {_type(field)}" for key, field in fields) + "}"
-    return escape(schema.get("type", "any JSON value"))
+    match schema:
+        case {"$ref": str(ref)}:
+            text = _link(ref.rpartition("/")[2])
+        case {"anyOf": [*variants]}:
+            text = " or ".join(map(_type, variants))
+        case {"enum": [*values]}:
+            text = ", ".join(f"<code>{escape(json.dumps(value))}</code>" for value in values)
+        case {"type": "array"}:
+            text = f"array of ({_type(schema.get('items', {}))})"
+        case {"additionalProperties": dict(values)}:
+            text = f"map to ({_type(values)})"
+        case {"properties": dict(fields)}:
+            text = ", ".join(f"{escape(key)}: {_type(field)}" for key, field in fields.items())
+            text = "{" + text + "}"
+        case _:
+            text = escape(schema.get("type", "any JSON value"))
+    return text
 
 
 def _link(name: str) -> str:

@@ -27,8 +27,12 @@ DESCRIPTION = (
 )
 _SSE_ASKED = "With `stream` in the request, the response is streamed. "
 _SSE = (
-    "Server-sent events: each unnamed event is one chunk; an event named `error` holds what an "
-    "error response holds, and ends the stream."
+    "Server-sent events: each unnamed event is one chunk; an event named `error` holds an "
+    "`ErrorInfo` and ends the stream."
+)
+_LINES = (
+    "One JSON document a line; the schema is that of one line. A list that fails on the way ends "
+    "in a line that holds what an error response holds."
 )
 _SSE_RESULT = " An event named `result` at the end holds the whole response."
 
@@ -96,12 +100,7 @@ def openapi_document(operations: Mapping[str, Operation]) -> Json:
     }
 
 
-def openapi_yaml(operations: Mapping[str, Operation]) -> str:
-    """Return the OpenAPI document as YAML; needs PyYAML, of the extra ``local``."""
-    return yaml_text(openapi_document(operations))
-
-
-def yaml_text(document: Json) -> str:
+def to_yaml(document: Json) -> str:
     """Return a document as YAML in the order of its keys; needs PyYAML, of the extra ``local``."""
     import yaml  # the contract itself, and the client, need no PyYAML
 
@@ -190,7 +189,7 @@ def _response(forms: list[Operation], schemas: Schemas) -> Json:
             sentences.append(_SSE if len(forms) == 1 else _SSE_ASKED + _SSE + _SSE_RESULT)
         elif form.kind == "list":
             content["application/jsonl"] = {"schema": schema}
-            sentences.append("One JSON document a line; the schema is that of one line.")
+            sentences.append(_LINES)
         else:
             content["application/json"] = {"schema": schema}
             sentences.append("OK." if form.output is None else "The whole response.")
