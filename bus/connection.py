@@ -1,0 +1,113 @@
+"""A connection to NATS that is kept for ever: made again after every loss, with all its subscriptions.
+
+nats-py calls back from its own tasks; a callback that raised would end the task which reconnects, so none does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import nats.errors
+from nats.aio.client import Client
+
+from ..schemas import BusError
+
+log = logging.getLogger(__name__)
+
+PING_SECONDS = 5
+RECONNECT_SECONDS = 0.25
+CLEAN_UP_SECONDS = 2.0
+
+
+@asynccontextmanager
+async def open_connection(url: str, *, name: str, patience: float) -> AsyncIterator[Client]:
+    """Connect; see `ayllu.bus.nats.connect_nats` for what it takes and raises."""
+    scope = anyio.CancelScope()
+    watcher = _Watcher(name, scope)
+    client = await _connect(url, name, patience, watcher)
+    watcher.connected = True
+    try:
+        with scope:
+            yield client
+    finally:
+        watcher.connected = False
+        await bounded(lambda: client.flush(1))
+        await bounded(client.close)
+    if scope.cancelled_caught:
+        raise BusError(f"the bus closed the connection: {watcher.last_error}", retryable=False)
+
+
+async def bounded(clean_up: Callable[[], Awaitable[object]]) -> None:
+    """Clean up for a bounded time, whatever happens around and in it."""
+    with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+        try:
+            await clean_up()
+        except (nats.errors.Error, OSError) as error:
+            log.debug("a clean-up on a lost bus: %r", error)
+
+
+async def _connect(url: str, name: str, patience: float, watcher: _Watcher) -> Client:
+    with anyio.move_on_after(patience):
+        while True:
+            client = Client()
+            try:
+                await client.connect(
+                    servers=url.split(","),
+                    name=name,
+                    error_cb=watcher.on_error,
+                    disconnected_cb=watcher.on_disconnect,
+                    reconnected_cb=watcher.on_reconnect,
+                    closed_cb=watcher.on_close,
+                    # At first nats-py would try wrong credentials for ever.
+                    allow_reconnect=False,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # takes fractions
+                    ping_interval=PING_SECONDS,
+                )
+                client.options["allow_reconnect"] = True
+                return client
+            except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
+                watcher.last_error = error
+                await bounded(client.close)
+                if "authorization violation" in str(error).lower():
+                    raise BusError("the bus refused the credentials", retryable=False) from error
+                await anyio.sleep(RECONNECT_SECONDS)
+            except BaseException:
+                await bounded(client.close)
+                raise
+    why = watcher.last_error or "no answer"
+    raise BusError(f"cannot connect to the bus within {patience:g} seconds: {why}")
+
+
+class _Watcher:
+    """What nats-py calls back."""
+
+    def __init__(self, name: str, scope: anyio.CancelScope) -> None:
+        self.connected = False
+        self.last_error: Exception | None = None
+        self._name = name
+        self._scope = scope
+
+    async def on_error(self, error: Exception) -> None:
+        self.last_error = error
+        usual = OSError | nats.errors.TimeoutError | nats.errors.StaleConnectionError
+        if isinstance(error, nats.errors.SlowConsumerError):
+            log.error("%s: messages on %s were lost, too many wait", self._name, error.subject)
+        elif not self.connected or isinstance(error, usual):
+            log.debug("%s: %r", self._name, error)
+        else:
+            log.error("%s: the bus reports %r", self._name, error)
+
+    async def on_disconnect(self) -> None:
+        if self.connected:
+            log.warning("%s: lost the bus, trying to get it back", self._name)
+
+    async def on_reconnect(self) -> None:
+        log.warning("%s: the bus is back", self._name)
+
+    async def on_close(self) -> None:
+        if self.connected:
+            self._scope.cancel()

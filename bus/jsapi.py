@@ -1,0 +1,219 @@
+"""JetStream as this package uses it: calls with deadlines, errors of our tree, and one inbox for all pulls.
+
+Numbers are error codes of nats-server, which are stable (its ``errors.json``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote, unquote
+
+import anyio
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import PubAck
+
+from ..schemas import AylluError, BusError, Conflict, NotFound, Overloaded, TooLarge, Unsupported
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 5.0
+"""Seconds that the server has for an answer."""
+
+MSG_ID = "Nats-Msg-Id"
+EXPIRES = "Ayllu-Expires"
+"""Milliseconds since the epoch."""
+
+NO_MESSAGE = 10037
+STREAM_EXISTS = 10058
+WRONG_LAST_SEQUENCE = frozenset((10071, 10164))
+DUPLICATE_IN_BATCH = 10201
+_CONFLICTS = WRONG_LAST_SEQUENCE | {10052, 10065, 10100, 10148, 10168, DUPLICATE_IN_BATCH}
+_FULL = frozenset((10023, 10028, 10047, 10077, 10122, 10123))
+_TOO_LARGE = frozenset((10054, 10097, 10199))
+_UNSUPPORTED = frozenset((10084, 10098, 10099, 10101, 10174))
+
+
+class JetStreamApi:
+    """The JetStream of one connection."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.js = client.jetstream(timeout=TIMEOUT)
+        self.inbox = Inbox(client)
+
+    async def publish(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
+    ) -> PubAck:
+        """Publish to a stream and return where it was stored.
+
+        Raises:
+            AylluError: as `translated`; ``NotFound`` if no stream takes the subject.
+        """
+        with translated(f"store on {subject!r}"):
+            try:
+                return await self.js.publish(
+                    subject, payload, headers=None if headers is None else dict(headers)
+                )
+            except nats.js.errors.NoStreamResponseError:
+                # Nobody answers when there is no stream, but also while its leader is being elected.
+                stream = await self.js.find_stream_name_by_subject(subject)
+                raise BusError(f"the stream {stream} has no leader at present") from None
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Let errors of NATS leave as ours.
+
+    Raises:
+        Conflict, NotFound, Overloaded, TooLarge, Unsupported: what the server says.
+        BusError: it said nothing in time, or anything else.
+    """
+    try:
+        yield
+    except nats.js.errors.APIError as error:
+        raise _from_code(what, error) from error
+    except (nats.errors.TimeoutError, TimeoutError) as error:
+        raise BusError(f"cannot {what}: no answer from the bus in {TIMEOUT:.0f} s") from error
+    except (nats.errors.BadSubjectError, nats.errors.MaxPayloadError, ValueError) as error:
+        raise BusError(f"cannot {what}: {error}", retryable=False) from error
+    except (nats.errors.Error, OSError) as error:
+        raise BusError(f"cannot {what}: {error or type(error).__name__}") from error
+
+
+def _from_code(what: str, error: nats.js.errors.APIError) -> AylluError:
+    code = error.err_code
+    text = f"cannot {what}: {error.description or error}"
+    details: dict[str, Any] = {} if code is None else {"jetstream_error": code}
+    if code in _CONFLICTS:
+        return Conflict(text, details=details)
+    if code in _FULL:
+        return Overloaded(text, details=details)
+    if code in _TOO_LARGE:
+        return TooLarge(text, details=details)
+    if code in _UNSUPPORTED:
+        return Unsupported(text, details=details)
+    if isinstance(error, nats.js.errors.NotFoundError):
+        return NotFound(text, details=details)
+    final = isinstance(error, nats.js.errors.BadRequestError)
+    return BusError(text, retryable=not final, details=details)
+
+
+def check_reply(reply: bytes) -> dict[str, Any]:
+    """Return the JSON object of a reply of JetStream, or raise the error in it."""
+    found: dict[str, Any] = json.loads(reply) if reply else {}
+    if "error" in found:
+        raise nats.js.errors.APIError.from_error(found["error"])
+    return found
+
+
+def id_header(msg_id: str) -> str:
+    """Return a message id as a header can carry it: any text, readable where it is plain."""
+    return quote(msg_id, safe="/:.,=@+~")
+
+
+def headers_for(msg_id: str, expires: float | None = None) -> dict[str, str]:
+    """Return the headers of an entry; ``expires`` is in seconds from now."""
+    headers = {MSG_ID: id_header(msg_id)}
+    if expires is not None:
+        headers[EXPIRES] = str(int((time.time() + expires) * 1000))
+    return headers
+
+
+def read_headers(headers: Mapping[str, str] | None) -> tuple[str, bool]:
+    """Return the message id and whether the entry has expired; foreign entries may have no or odd headers."""
+    if not headers:
+        return "", False
+    expires = headers.get(EXPIRES, "")
+    expired = expires.isdecimal() and int(expires) <= time.time() * 1000
+    return unquote(headers.get(MSG_ID, "")), expired
+
+
+def status_of(msg: Msg) -> str | None:
+    """Return the status that the server tells instead of sending a message, or None for a message."""
+    if msg.headers is None or msg.data:
+        return None
+    return msg.headers.get("Status")
+
+
+class Mailbox:
+    """Where the answers to one pull request arrive; it holds at most what was asked for."""
+
+    __slots__ = ("_arrived", "_messages", "subject")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self._messages: deque[Msg] = deque()
+        self._arrived = anyio.Event()
+
+    def put(self, msg: Msg) -> None:
+        """Take what arrived."""
+        self._messages.append(msg)
+        self._arrived.set()
+
+    async def get(self, timeout: float) -> Msg | None:
+        """Return the next message, or None after ``timeout`` seconds. Cancelling it loses none."""
+        if not self._messages:
+            self._arrived = anyio.Event()
+            with anyio.move_on_after(timeout):
+                await self._arrived.wait()
+        return self._messages.popleft() if self._messages else None
+
+
+class Inbox:
+    """One subscription for the answers to all pull requests: none needs a subscription of its own.
+
+    A work item that arrives when nobody waits for it any more is handed back at once.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prefix = client.new_inbox()
+        self._boxes: dict[str, Callable[[Msg], None]] = {}
+        self._count = 0
+        self._lock = anyio.Lock()
+        self._open = False
+
+    async def open(self) -> None:
+        """Make the subscription, the first time."""
+        async with self._lock:
+            if not self._open:
+                # The sizes of pull requests bound what waits, so nothing may be dropped here.
+                await self._client.subscribe(
+                    f"{self._prefix}.*",
+                    cb=self._deliver,
+                    pending_msgs_limit=0,
+                    pending_bytes_limit=0,
+                )
+                self._open = True
+
+    @contextmanager
+    def mailbox(self, *, hand_back: bool) -> Iterator[Mailbox]:
+        """Return a mailbox; with ``hand_back``, what arrives after the end is given back to its work queue."""
+        self._count += 1
+        token = f"{'w' if hand_back else 'r'}{self._count}"
+        box = Mailbox(f"{self._prefix}.{token}")
+        self._boxes[token] = box.put
+        try:
+            yield box
+        finally:
+            del self._boxes[token]
+
+    async def _deliver(self, msg: Msg) -> None:
+        token = msg.subject.rpartition(".")[2]
+        put = self._boxes.get(token)
+        if put is not None:
+            put(msg)
+        elif token[0] == "w" and msg.reply and status_of(msg) is None:
+            try:
+                await msg.nak()
+            except (nats.errors.Error, OSError) as error:
+                log.debug("a late work item was not handed back: %r", error)

@@ -1,0 +1,261 @@
+"""The bus over NATS.
+
+nats-py calls back into this module from its own tasks; nothing that is called so raises, because that would end the
+task. Subscriptions live on after a lost connection; what is published meanwhile waits in a bounded buffer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+import anyio
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.micro import add_service
+from nats.micro.request import Request
+
+from ..schemas import BusError
+from .connection import bounded, open_connection
+from .jetstream import JetStreamStorage
+from .transport import Endpoint, Handler, Message, ServiceInfo
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+MAX_SUBJECTS = 3 * 1024
+"""Bytes of subject and reply subject; the server closes the connection for good when its limit of 4 KiB is exceeded."""
+PENDING_MESSAGES = 1 << 19
+PENDING_BYTES = 1 << 28
+"""What one subscription may hold that its handler has not seen: the handlers return at once, so this is a stall of ours."""
+
+
+class _EndpointInfo(msgspec.Struct):
+    name: str
+    subject: str
+    queue_group: str = ""
+
+
+class _ServiceInfo(msgspec.Struct):
+    """An answer to ``$SRV.INFO``; any program may give one."""
+
+    id: str
+    name: str
+    version: str
+    description: str | None = None
+    metadata: dict[str, str] | None = None
+    endpoints: list[_EndpointInfo] | None = None
+
+
+_read_info = msgspec.json.Decoder(_ServiceInfo).decode
+
+
+class NatsTransport:
+    """A `Transport` over one NATS connection; see `connect_nats`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._storage = JetStreamStorage(client)
+
+    @property
+    def storage(self) -> JetStreamStorage:
+        """What is durable on this bus."""
+        return self._storage
+
+    @property
+    def max_payload(self) -> int:
+        """The largest payload of one message, in bytes, as the server says."""
+        return self._client.max_payload
+
+    @property
+    def connected(self) -> bool:
+        """Whether the bus is there at this moment."""
+        return self._client.is_connected
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        reply: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a message; see `Transport.publish`.
+
+        It is in the send buffer when this returns. During an outage the buffer takes 2 MiB.
+        """
+        # What exceeds a limit of the server would cost the connection.
+        if len(subject) + len(reply or "") > MAX_SUBJECTS:
+            raise BusError("a subject is too long", retryable=False)
+        size = len(payload)
+        if headers is not None:
+            headers = dict(headers)
+            size += 16 + sum(len(f"{key}{value}".encode()) + 4 for key, value in headers.items())
+        if size > self._client.max_payload:
+            raise BusError(f"a message of {size} bytes is too large", retryable=False)
+        try:
+            await self._client.publish(subject, payload, reply or "", headers)
+        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            raise BusError(f"the message cannot be sent: {error}", retryable=False) from error
+        except (nats.errors.Error, OSError) as error:
+            raise BusError(f"the bus is gone: {error or type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def subscribe(
+        self, subject: str, handler: Handler, *, queue: str | None = None
+    ) -> AsyncIterator[None]:
+        """Hand messages to a handler; see `Transport.subscribe`.
+
+        Raises:
+            BusError: the bus did not confirm the subscription within ten seconds.
+        """
+        await self._synchronise()
+        try:
+            subscription = await self._client.subscribe(
+                subject,
+                queue=queue or "",
+                cb=_deliver_to(handler, subject),
+                pending_msgs_limit=PENDING_MESSAGES,
+                pending_bytes_limit=PENDING_BYTES,
+            )
+        except nats.errors.Error as error:
+            raise BusError(f"cannot subscribe to {subject!r}: {error}", retryable=False) from error
+        try:
+            await self._synchronise()
+            yield
+        finally:
+            await bounded(subscription.unsubscribe)
+
+    @asynccontextmanager
+    async def announce(self, service: ServiceInfo, handler: Handler) -> AsyncIterator[ServiceInfo]:
+        """Serve the endpoints of a service; see `Transport.announce`.
+
+        Raises:
+            BusError: the description of the service breaks a rule of NATS, or the bus did not confirm it in time.
+        """
+        await self._synchronise()
+        async with AsyncExitStack() as stack:
+            try:
+                micro = await add_service(
+                    self._client,
+                    name=service.name,
+                    version=service.version,
+                    description=service.description,
+                    metadata=dict(service.metadata),
+                )
+                stack.push_async_callback(bounded, micro.stop)
+                for endpoint in service.endpoints:
+                    deliver = _deliver_to(handler, endpoint.subject)
+                    await micro.add_endpoint(
+                        name=endpoint.name,
+                        subject=endpoint.subject,
+                        queue_group=endpoint.queue,
+                        handler=_serve_with(deliver),
+                    )
+            except (nats.errors.Error, ValueError) as error:
+                text = f"cannot announce {service.name!r}: {error}"
+                raise BusError(
+                    text, retryable=isinstance(error, nats.errors.TimeoutError)
+                ) from error
+            await self._synchronise()
+            yield replace(service, id=micro.id)
+
+    async def discover(self, name: str, *, wait: float = 0.25) -> list[ServiceInfo]:
+        """Return the live instances of a service; see `Transport.discover`."""
+        found: dict[str, ServiceInfo] = {}
+        nobody = anyio.Event()
+
+        def note(message: Message) -> None:
+            if message.no_responders:
+                nobody.set()
+                return
+            try:
+                info = _read_info(message.payload)
+            except msgspec.DecodeError:
+                log.warning("a service gave an unreadable description of itself on %s", name)
+                return
+            endpoints = tuple(
+                Endpoint(one.name, one.subject, one.queue_group) for one in info.endpoints or ()
+            )
+            found[info.id] = ServiceInfo(
+                name=info.name,
+                version=info.version,
+                description=info.description or "",
+                metadata=info.metadata or {},
+                endpoints=endpoints,
+                id=info.id,
+            )
+
+        inbox = self.inbox()
+        async with self.subscribe(inbox, note):
+            await self.publish(f"$SRV.INFO.{name}", b"", reply=inbox)
+            with anyio.move_on_after(wait):
+                await nobody.wait()
+        return [found[id_] for id_ in sorted(found)]
+
+    def inbox(self) -> str:
+        """Return a new subject."""
+        return self._client.new_inbox()
+
+    async def _synchronise(self) -> None:
+        """Wait until the server has seen all that was sent before, through reconnects if need be."""
+        deadline = time.monotonic() + PATIENCE
+        while (left := deadline - time.monotonic()) > 0 and not self._client.is_closed:
+            try:
+                if self._client.is_connected:
+                    # A flush that a lost connection swallowed is not answered any more: ask again soon.
+                    await self._client.flush(min(1.0, left))  # type: ignore[arg-type]  # takes fractions
+                    return
+            except (nats.errors.Error, OSError):
+                continue
+            await anyio.sleep(0.02)  # nats-py has no event for the reconnected state
+        raise BusError(f"the bus did not answer for {PATIENCE:.0f} seconds")
+
+
+def _deliver_to(handler: Handler, subject: str) -> Callable[[Msg], Awaitable[None]]:
+    async def deliver(msg: Msg) -> None:
+        headers = msg.headers
+        silence = headers is not None and not msg.data and headers.get("Status") == "503"
+        try:
+            if silence:
+                handler(Message(msg.subject, b"", no_responders=True))
+            else:
+                handler(Message(msg.subject, msg.data, msg.reply or None, headers))
+        except Exception:
+            log.exception("a handler of %s failed", subject)
+
+    return deliver
+
+
+def _serve_with(
+    deliver: Callable[[Msg], Awaitable[None]],
+) -> Callable[[Request], Awaitable[None]]:
+    async def serve(request: Request) -> None:
+        # The request has no public reply subject, and its own ways to respond want to be awaited.
+        await deliver(request._msg)
+
+    return serve
+
+
+@asynccontextmanager
+async def connect_nats(
+    url: str, *, name: str = "ayllu", patience: float = PATIENCE
+) -> AsyncIterator[NatsTransport]:
+    """Connect to a NATS server; inside, the connection is kept, whatever happens to the server.
+
+    Args:
+        url: the address, with credentials if the server wants some; several ones are separated by commas.
+        name: who connects, for the server's monitoring pages.
+        patience: for how many seconds the first connection is tried.
+
+    Raises:
+        BusError: there was no connection in time, the credentials were refused, or (from the body of the ``async with``,
+            which is cancelled) the server closed the connection for good, because of a defect of this program.
+    """
+    async with open_connection(url, name=name, patience=patience) as client:
+        yield NatsTransport(client)
