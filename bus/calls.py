@@ -13,6 +13,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ..schemas import AylluError, BusError, DeadlineExceeded
+from ..schemas.tasks import background_tasks
 from .context import child_traceparent, current_call, new_traceparent
 from .exchange import Caller, Claimed, Ended, Failed
 from .transport import Message, Transport
@@ -270,7 +271,7 @@ async def open_calls(
 ) -> AsyncIterator[Calls]:
     """Make calls on a transport; at the end those that run are cancelled, and the cancels are sent (for a second)."""
     send, receive = anyio.create_memory_object_stream[tuple[str, bytes]](OUTBOX_SIZE)
-    async with anyio.create_task_group() as tasks:
+    async with background_tasks() as tasks:
         calls = Calls(transport, claims, send)
         sending = anyio.CancelScope(shield=True)
 

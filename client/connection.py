@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,7 +14,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.typing import Subprotocol
 
 from ..schemas import BusError, DeadlineExceeded, InvalidRequest
+from ..schemas.tasks import background_tasks
 from .protocol import CallState, ClientSession
+
+log = logging.getLogger(__name__)
 
 SUBPROTOCOL = Subprotocol("ayllu.v1")
 MAX_FRAME = 64 << 20
@@ -153,7 +157,7 @@ class Connection:
             tasks.start_soon(self._send, websocket)
             try:
                 async for text in websocket:
-                    state = self._session.receive(text)
+                    state = self._receive(text)
                     if state is not None:
                         self._wake(state)
                     if self._session.outgoing:
@@ -164,6 +168,13 @@ class Connection:
                 tasks.cancel_scope.cancel()
                 with anyio.move_on_after(1, shield=True):
                     await websocket.close()
+
+    def _receive(self, text: str | bytes) -> CallState | None:
+        try:
+            return self._session.receive(text)
+        except InvalidRequest:
+            log.warning("the gateway sent a frame that is not one")
+            return None
 
     async def _send(self, websocket: ClientConnection) -> None:
         while True:
@@ -187,9 +198,6 @@ async def open_connection(url: str) -> AsyncIterator[Connection]:
     """
     connection = Connection(url)
     websocket = await connection.open()
-    async with anyio.create_task_group() as tasks:
+    async with background_tasks() as tasks:
         tasks.start_soon(connection.keep, websocket)
-        try:
-            yield connection
-        finally:
-            tasks.cancel_scope.cancel()
+        yield connection

@@ -17,6 +17,7 @@ class CountRequest(Wire, frozen=True):
     to: int
     size: int = 0
     fail_at: int | None = None
+    stream: bool = False
 
 
 class Number(Reply, frozen=True):

@@ -1,0 +1,28 @@
+"""Task groups behind context managers, for bus and client alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import TaskGroup
+
+
+@asynccontextmanager
+async def background_tasks() -> AsyncIterator[TaskGroup]:
+    """Open a task group that is not the user's own: cancelled at the end of the block.
+
+    What the block raises comes out as it is, not in an exception group: a user who writes ``async with connect(url)``
+    need not know that there are tasks behind it.
+    """
+    try:
+        async with anyio.create_task_group() as tasks:
+            try:
+                yield tasks
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from group.exceptions[0].__cause__
