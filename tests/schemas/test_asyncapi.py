@@ -149,7 +149,7 @@ def test_a_list_ends_in_the_count_of_its_items(name: str) -> None:
     assert set(message["payload"]["properties"]["result"]["properties"]) == {"count"}
 
 
-@pytest.mark.requirement("exchange-frames")
+@pytest.mark.requirement("asyncapi-exchange")
 def test_the_frames_of_the_exchange_are_described() -> None:
     exchange, control = DOCUMENT["channels"]["exchange"], DOCUMENT["channels"]["control"]
     assert set(exchange["messages"]) == {"accept", "data", "claim", "heartbeat", "end"}
