@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import anyio
 import nats.errors
@@ -20,7 +21,15 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from ..schemas import BusError
 from .durable import Delivery, Entry
-from .jsapi import TIMEOUT, JetStreamApi, Mailbox, read_headers, status_of, translated
+from .jsapi import (
+    TIMEOUT,
+    JetStreamApi,
+    Mailbox,
+    open_mailbox,
+    read_headers,
+    status_of,
+    translated,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +120,6 @@ class Reader:
         if self._subject != ">":
             config.filter_subject = self._subject
         with translated(f"read the stream {self._stream}"):
-            await self._api.inbox.open()
             info = await self._api.js.add_consumer(self._stream, config, timeout=TIMEOUT)
         self._consumer = info.name
         self._delivered = 0
@@ -134,11 +142,10 @@ class Reader:
         """
         while True:
             consumer = await self._reopened(patience=None)
-            with self._api.inbox.mailbox(hand_back=False) as box:
-                if await self._ask(box, consumer, live=True):
-                    async for msg in self._answers(box, SILENCE):
-                        if status_of(msg) is None:
-                            yield msg
+            async with aclosing(self._answers(consumer, live=True)) as answers:
+                async for msg in answers:
+                    if status_of(msg) is None:
+                        yield msg
 
     async def standing(self, end: int) -> AsyncGenerator[Msg, None]:
         """Yield the messages up to a sequence that are there, and end.
@@ -149,13 +156,12 @@ class Reader:
         """
         while self._last < end:
             consumer = await self._reopened(patience=REPLAY_PATIENCE)
-            with self._api.inbox.mailbox(hand_back=False) as box:
-                if await self._ask(box, consumer, live=False):
-                    async for msg in self._answers(box, TIMEOUT):
-                        if status_of(msg) == "404" or self._last > end:
-                            return
-                        if status_of(msg) is None:
-                            yield msg
+            async with aclosing(self._answers(consumer, live=False)) as answers:
+                async for msg in answers:
+                    if status_of(msg) == "404" or self._last > end:
+                        return
+                    if status_of(msg) is None:
+                        yield msg
 
     async def _reopened(self, *, patience: float | None) -> str:
         """Return the consumer, made anew if it was lost."""
@@ -170,47 +176,49 @@ class Reader:
                     raise
         return self._consumer
 
-    async def _ask(self, box: Mailbox, consumer: str, *, live: bool) -> bool:
+    async def _answers(self, consumer: str, *, live: bool) -> AsyncGenerator[Msg, None]:
+        """Yield what answers one request: messages in order without gap or double, and the status that ends it."""
         try:
-            await request_messages(
-                self._api,
-                box,
-                self._stream,
-                consumer,
-                batch=BATCH,
-                linger=LINGER if live else 0.0,
-                heartbeat=HEARTBEAT if live else 0.0,
-            )
+            async with open_mailbox(self._api.client) as box:
+                await request_messages(
+                    self._api,
+                    box,
+                    self._stream,
+                    consumer,
+                    batch=BATCH,
+                    linger=LINGER if live else 0.0,
+                    heartbeat=HEARTBEAT if live else 0.0,
+                )
+                wanted = BATCH
+                while wanted:
+                    msg = await box.get(SILENCE if live else TIMEOUT)
+                    status = None if msg is None else status_of(msg)
+                    if status == "100":
+                        continue
+                    if msg is None or not self._follows(msg, status):
+                        self._consumer = None
+                        return
+                    if status is not None:
+                        yield msg
+                        return
+                    wanted -= 1
+                    position = msg.metadata.sequence.stream
+                    if position > self._last:
+                        self._last = position
+                        yield msg
         except (nats.errors.Error, OSError) as error:
             log.debug("a reader lost the bus: %r", error)
             self._consumer = None
-            return False
-        return True
 
-    async def _answers(self, box: Mailbox, silence: float) -> AsyncGenerator[Msg, None]:
-        """Yield what answers one request: messages in order without gap or double, and the status that ends it."""
-        wanted = BATCH
-        while wanted:
-            msg = await box.get(silence)
-            status = None if msg is None else status_of(msg)
-            if msg is None or (status is not None and _is_loss(msg, status)):
-                self._consumer = None
-                return
-            if status == "100":
-                continue
-            if status is not None:
-                yield msg
-                return
-            position = msg.metadata.sequence
-            if position.consumer != self._delivered + 1:
-                log.warning("a gap in %s after %d, reading again", self._stream, self._last)
-                self._consumer = None
-                return
-            self._delivered += 1
-            wanted -= 1
-            if position.stream > self._last:
-                self._last = position.stream
-                yield msg
+    def _follows(self, msg: Msg, status: str | None) -> bool:
+        """Tell whether the consumer is well: the next message without a gap, or the usual end of a request."""
+        if status is not None:
+            return not _is_loss(msg, status)
+        self._delivered += 1
+        if msg.metadata.sequence.consumer == self._delivered:
+            return True
+        log.warning("a gap in %s after %d, reading again", self._stream, self._last)
+        return False
 
 
 def _is_loss(msg: Msg, status: str) -> bool:
@@ -285,23 +293,27 @@ class JetStreamWorkQueue:
 
     async def _pull(self, found: list[Msg], most: int, *, linger: float = 0.0) -> None:
         """Add up to ``most`` messages to those found."""
-        full = len(found) + most
-        with (
-            translated(f"fetch from {self._stream}"),
-            self._api.inbox.mailbox(hand_back=True) as box,
-        ):
-            await request_messages(
-                self._api, box, self._stream, self._consumer, batch=most, linger=linger
-            )
-            while len(found) < full:
-                msg = await box.get(linger + ANSWER_SECONDS)
-                status = "silence" if msg is None else status_of(msg)
-                if msg is not None and status is None:
-                    found.append(msg)
-                elif found or status in ("404", "408"):
-                    return
-                else:
-                    raise BusError(f"cannot fetch from {self._stream}: {status}")
+        with translated(f"fetch from {self._stream}"):
+            async with open_mailbox(self._api.client) as box:
+                try:
+                    await request_messages(
+                        self._api, box, self._stream, self._consumer, batch=most, linger=linger
+                    )
+                    await self._collect(found, len(found) + most, box, linger + ANSWER_SECONDS)
+                except BaseException:
+                    found += [msg for msg in box.rest() if status_of(msg) is None]
+                    raise
+
+    async def _collect(self, found: list[Msg], full: int, box: Mailbox, silence: float) -> None:
+        while len(found) < full:
+            msg = await box.get(silence)
+            status = "silence" if msg is None else status_of(msg)
+            if msg is not None and status is None:
+                found.append(msg)
+            elif found or status in ("404", "408"):
+                return
+            else:
+                raise BusError(f"cannot fetch from {self._stream}: {status}")
 
     async def _hand_back(self, found: list[Msg]) -> None:
         with anyio.move_on_after(1, shield=True):
@@ -327,6 +339,5 @@ async def work_queue(
         filter_subject=None if subject == ">" else subject,
     )
     with translated(f"work on the stream {stream}"):
-        await api.inbox.open()
         await api.js.add_consumer(stream, config, timeout=TIMEOUT)
     return JetStreamWorkQueue(api, stream, consumer)

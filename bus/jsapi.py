@@ -1,4 +1,4 @@
-"""JetStream as this package uses it: calls with deadlines, errors of our tree, and one inbox for all pulls.
+"""JetStream as this package uses it: calls with deadlines, errors of our tree, and mailboxes.
 
 Numbers are error codes of nats-server, which are stable (its ``errors.json``).
 """
@@ -6,11 +6,10 @@ Numbers are error codes of nats-server, which are stable (its ``errors.json``).
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -22,8 +21,7 @@ from nats.aio.msg import Msg
 from nats.js.api import PubAck
 
 from ..schemas import AylluError, BusError, Conflict, NotFound, Overloaded, TooLarge, Unsupported
-
-log = logging.getLogger(__name__)
+from .connection import bounded
 
 TIMEOUT = 5.0
 """Seconds that the server has for an answer."""
@@ -48,7 +46,6 @@ class JetStreamApi:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.js = client.jetstream(timeout=TIMEOUT)
-        self.inbox = Inbox(client)
 
     async def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
@@ -145,7 +142,10 @@ def status_of(msg: Msg) -> str | None:
 
 
 class Mailbox:
-    """Where the answers to one pull request arrive; it holds at most what was asked for."""
+    """Where the answers to one pull request arrive; it holds at most what was asked for.
+
+    It has a subscription of its own, because JetStream delivers messages under their own subjects.
+    """
 
     __slots__ = ("_arrived", "_messages", "subject")
 
@@ -154,7 +154,7 @@ class Mailbox:
         self._messages: deque[Msg] = deque()
         self._arrived = anyio.Event()
 
-    def put(self, msg: Msg) -> None:
+    async def put(self, msg: Msg) -> None:
         """Take what arrived."""
         self._messages.append(msg)
         self._arrived.set()
@@ -167,53 +167,24 @@ class Mailbox:
                 await self._arrived.wait()
         return self._messages.popleft() if self._messages else None
 
+    def rest(self) -> list[Msg]:
+        """Return what has arrived and was not taken."""
+        return list(self._messages)
 
-class Inbox:
-    """One subscription for the answers to all pull requests: none needs a subscription of its own.
 
-    A work item that arrives when nobody waits for it any more is handed back at once.
+@asynccontextmanager
+async def open_mailbox(client: Client) -> AsyncIterator[Mailbox]:
+    """Open a mailbox; at its end the server forgets the request that is answered there.
+
+    Raises:
+        nats.errors.Error: the connection is closed.
     """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._prefix = client.new_inbox()
-        self._boxes: dict[str, Callable[[Msg], None]] = {}
-        self._count = 0
-        self._lock = anyio.Lock()
-        self._open = False
-
-    async def open(self) -> None:
-        """Make the subscription, the first time."""
-        async with self._lock:
-            if not self._open:
-                # The sizes of pull requests bound what waits, so nothing may be dropped here.
-                await self._client.subscribe(
-                    f"{self._prefix}.*",
-                    cb=self._deliver,
-                    pending_msgs_limit=0,
-                    pending_bytes_limit=0,
-                )
-                self._open = True
-
-    @contextmanager
-    def mailbox(self, *, hand_back: bool) -> Iterator[Mailbox]:
-        """Return a mailbox; with ``hand_back``, what arrives after the end is given back to its work queue."""
-        self._count += 1
-        token = f"{'w' if hand_back else 'r'}{self._count}"
-        box = Mailbox(f"{self._prefix}.{token}")
-        self._boxes[token] = box.put
-        try:
-            yield box
-        finally:
-            del self._boxes[token]
-
-    async def _deliver(self, msg: Msg) -> None:
-        token = msg.subject.rpartition(".")[2]
-        put = self._boxes.get(token)
-        if put is not None:
-            put(msg)
-        elif token[0] == "w" and msg.reply and status_of(msg) is None:
-            try:
-                await msg.nak()
-            except (nats.errors.Error, OSError) as error:
-                log.debug("a late work item was not handed back: %r", error)
+    box = Mailbox(client.new_inbox())
+    # The size of the request bounds what waits, so nothing may be dropped here.
+    subscription = await client.subscribe(
+        box.subject, cb=box.put, pending_msgs_limit=0, pending_bytes_limit=0
+    )
+    try:
+        yield box
+    finally:
+        await bounded(subscription.unsubscribe)
