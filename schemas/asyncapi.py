@@ -97,8 +97,7 @@ _SERVERS: Json = {
         "host": "{address}",
         "pathname": "/ws",
         "protocol": "ws",
-        "description": "JSON-RPC 2.0, one object a text frame; many calls may run at once. A token, where one is "
-        "needed, comes as the subprotocols `ayllu.v1, bearer.<token>`.",
+        "description": "JSON-RPC 2.0, one object a text frame; many calls may run at once.",
         "variables": {"address": {"default": "localhost"}},
     },
 }
