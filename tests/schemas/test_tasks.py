@@ -8,7 +8,7 @@ import pytest
 from ayllu.schemas import NotFound
 from ayllu.schemas.tasks import background_tasks
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("background-tasks")]
 
 
 async def test_tasks_end_with_the_block() -> None:
