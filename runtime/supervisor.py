@@ -41,6 +41,8 @@ STOP_SECONDS = 15.0
 
 BUS_URL_VARIABLE = "AYLLU_BUS_URL"
 PARENT_VARIABLE = "AYLLU_PARENT"
+BUS_URL_FILE = "bus.url"
+"""The file in the data directory that tells programs on this machine where the bus is; it has the credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,14 @@ def url_of(listener: socket) -> str:
     return f"http://[{host}]:{port}" if listener.family == AF_INET6 else f"http://{host}:{port}"
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+
+
 class Tree:
     """The processes of one ``ayllu up``."""
 
@@ -121,6 +131,7 @@ class Tree:
         data = self._options.data_dir / "nats"
         async with embedded_server(data, port=self._bus_port) as server:
             self._bus_url, self._bus_port = server.url, server.port
+            write_private(self._options.data_dir / BUS_URL_FILE, server.url)
             task_status.started()
             await server.process.wait()
             raise BusError(f"nats-server ended with status {server.process.returncode}")

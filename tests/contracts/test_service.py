@@ -322,20 +322,17 @@ async def test_many_streams_with_random_cancels_leave_nothing(open_bus: OpenBus)
             await anyio.sleep(0.01)
 
 
-def test_what_is_no_implementation_is_refused() -> None:
+async def test_what_is_no_implementation_is_refused() -> None:
     class Partial(Shapes):
         """Implements nothing."""
 
     class Plain:
         """Inherits from no Protocol."""
 
-    async def serve_it(actor: object) -> None:
-        async with local_bus() as bus:
-            await serve(bus, actor)
-
-    for actor in (Partial(), Plain()):  # type: ignore[abstract]
-        with pytest.raises(TypeError):
-            anyio.run(serve_it, actor)
+    async with local_bus() as bus:
+        for actor in (Partial(), Plain()):  # type: ignore[abstract]
+            with pytest.raises(TypeError):
+                await serve(bus, actor)
 
 
 async def test_arguments_are_checked_before_they_are_sent(open_bus: OpenBus) -> None:

@@ -1,0 +1,21 @@
+"""Stream a chat over the websocket. Run `ayllu up` first."""
+
+import sys
+
+import anyio
+
+from ayllu.client import connect
+from ayllu.schemas import ChatCompletionRequest, Dialog, Message, Role
+
+
+async def main(url: str = "http://127.0.0.1:8321") -> None:
+    question = Message(role=Role.user, content="What is the capital of France?")
+    request = ChatCompletionRequest(model="smollm2", dialog=Dialog(message=question), max_tokens=32)
+    async with connect(url) as stack:
+        async for event in stack.stream_chat_completion(request):
+            print(event.text_delta, end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    anyio.run(main, *sys.argv[1:])

@@ -1,0 +1,182 @@
+"""Real processes of ours: started, watched, killed, and found again in the process table."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+AYLLU = str(Path(sys.executable).with_name("ayllu"))
+START_SECONDS = 60.0
+
+SCRIPTED = """
+[[models]]
+name = "echo"
+engine = "scripted"
+source = "echo"
+
+[[models]]
+name = "stall"
+engine = "scripted"
+source = "stall:5"
+
+[[models]]
+name = "count"
+engine = "scripted"
+source = "count:128"
+"""
+"""A configuration with the scripted engine, for tests of processes rather than of models."""
+
+
+def wait_for(what: str, condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Wait for something that no event tells of."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Return the living processes below one, with their command lines."""
+    children: dict[int, list[int]] = {}
+    commands: dict[int, str] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                stat = (folder / "stat").read_text().rpartition(")")[2].split()
+                commands[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if stat[0] != "Z":
+                children.setdefault(int(stat[1]), []).append(int(folder.name))
+    found: dict[int, str] = {}
+    waiting = [pid]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            found[child] = commands[child]
+            waiting.append(child)
+    return found
+
+
+@dataclass(slots=True)
+class Up:
+    """An ``ayllu up`` that is ready.
+
+    Attributes:
+        process: the supervisor.
+        url: the gateway's HTTP address.
+        data_dir: where everything durable lives.
+    """
+
+    process: subprocess.Popen[str]
+    url: str
+    data_dir: Path
+
+    @property
+    def websocket_url(self) -> str:
+        """The address of the websocket."""
+        return self.url.replace("http", "ws", 1) + "/ws"
+
+    @property
+    def bus_url(self) -> str:
+        """The address of the bus."""
+        return (self.data_dir / "bus.url").read_text()
+
+    def child(self, kind: str) -> int:
+        """Return the process id of the child whose command line has a word."""
+        [pid] = [pid for pid, cmd in descendants(self.process.pid).items() if kind in cmd]
+        return pid
+
+    def kill_child(self, kind: str) -> int:
+        """Kill a child with -9, and return the process id that it had."""
+        pid = self.child(kind)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(f"the end of {kind}", lambda: not alive(pid))
+        return pid
+
+    def stop(self) -> int:
+        """End it with SIGTERM, and return its exit status; nothing of it is left."""
+        below = descendants(self.process.pid)
+        self.process.terminate()
+        status = self.process.wait(30)
+        wait_for("the end of all children", lambda: not any(map(alive, below)), 1)
+        return status
+
+
+def read_ready_line(process: subprocess.Popen[str], seconds: float = START_SECONDS) -> str:
+    """Return what follows ``ready`` on the first line of a process; kill it when that does not come."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+    finally:
+        timer.cancel()
+    assert line.startswith("ready"), f"not ready, but {line!r} (status {process.poll()})"
+    return line.removeprefix("ready").strip()
+
+
+@contextmanager
+def running_up(data_dir: Path, config: str | None = SCRIPTED) -> Iterator[Up]:
+    """Run ``ayllu up`` on a free port until the end of the block."""
+    data_dir.mkdir(exist_ok=True)
+    command = [AYLLU, "up", "--port", "0", "--data-dir", str(data_dir)]
+    if config is not None:
+        file = data_dir / "ayllu.toml"
+        file.write_text(config)
+        command += ["--config", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            up = Up(process, read_ready_line(process), data_dir)
+            yield up
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+@contextmanager
+def running_worker(arguments: Sequence[str], bus_url: str) -> Iterator[subprocess.Popen[str]]:
+    """Run ``ayllu worker`` against a bus until the end of the block."""
+    environment = {**os.environ, "AYLLU_BUS_URL": bus_url}
+    with subprocess.Popen(
+        [AYLLU, "worker", *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            read_ready_line(process)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def run_ayllu(
+    *arguments: str, stdin: str = "", seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of ours to its end."""
+    return subprocess.run(
+        [AYLLU, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
