@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import stat
-import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import anyio
 import pytest
+from support.nats import kill, page
+
 from ayllu.bus import lifeline
 from ayllu.bus.nats import connect_nats
-from ayllu.bus.server import LOG, Server, embedded_server
+from ayllu.bus.server import LOG, embedded_server
 from ayllu.schemas import BusError, Conflict
 
-from support.nats import kill
-
 pytestmark = pytest.mark.asyncio
-
-
-def pages(server: Server, page: str) -> dict[str, object]:
-    with urllib.request.urlopen(f"{server.monitoring}/{page}", timeout=5) as reply:
-        found: dict[str, object] = json.load(reply)
-        return found
 
 
 def gone(pid: int) -> bool:
@@ -48,15 +39,13 @@ async def until_gone(pid: int) -> None:
 async def test_started_means_ready_and_configured(tmp_path: Path) -> None:
     async with embedded_server(tmp_path / "n") as server:
         assert await server.healthy()
-        settings = pages(server, "varz")
+        settings = await page(server, "varz")
         async with connect_nats(server.url) as transport:
             assert transport.connected
         assert settings["host"] == "127.0.0.1"
-        assert str(settings["feature_flags"]).find("'js_ack_fc_v2': False") > 0
-        jetstream = settings["jetstream"]
-        assert isinstance(jetstream, dict)
-        assert jetstream["config"]["sync_always"] is True
-        assert jetstream["config"]["max_storage"] == 64 << 30
+        assert settings["feature_flags"]["js_ack_fc_v2"] is False
+        assert settings["jetstream"]["config"]["sync_always"] is True
+        assert settings["jetstream"]["config"]["max_storage"] == 64 << 30
     assert server.process.returncode is not None
     assert not await server.healthy(patience=0.5)
 
@@ -72,7 +61,9 @@ async def test_the_credentials_are_needed_and_stay_the_same(tmp_path: Path) -> N
                     pass
             assert not caught.value.retryable
             assert time.monotonic() - started < 3
-        assert server.url.partition("//")[2].partition("@")[0] not in pages(server, "varz")
+        assert server.url.partition("//")[2].partition("@")[0] not in str(
+            await page(server, "varz")
+        )
     async with embedded_server(tmp_path / "n", port=server.port) as again:
         assert again.url == server.url
 
@@ -184,16 +175,21 @@ async def test_a_child_of_a_parent_that_has_already_gone_ends_at_once() -> None:
 
 @pytest.mark.requirement("bus-dies-with-parent")
 async def test_our_own_children_can_ask_for_it() -> None:
-    child = "from ayllu.bus.lifeline import die_with_parent as d; d(); print(1, flush=True); input()"
+    child = (
+        "from ayllu.bus.lifeline import die_with_parent as d; d(); print(1, flush=True); input()"
+    )
     middle = (
         "import subprocess, sys; "
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE); "
         "print(p.pid, flush=True); input()"
     )
-    command = [sys.executable, "-c", middle]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as one:
-        assert one.stdout is not None
-        lines = {await anyio.to_thread.run_sync(one.stdout.readline) for _ in range(2)}
-        pid = max(int(line) for line in lines)
-        one.kill()
+    async with await anyio.open_process([sys.executable, "-c", middle], stderr=None) as parent:
+        assert parent.stdout is not None
+        told = b""
+        with anyio.fail_after(10):
+            while told.count(b"\n") < 2:
+                told += await parent.stdout.receive()
+        # The child says "1" once it is safe; the other line is its number.
+        pid = max(int(line) for line in told.split())
+        parent.kill()
         await until_gone(pid)

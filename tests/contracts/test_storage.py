@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+
 from ayllu.bus.durable import Appended, Delivery, Entry, NewEntry, Storage, StreamSpec, WorkQueue
 from ayllu.bus.local import LocalTransport
 from ayllu.bus.memory import MemoryStorage

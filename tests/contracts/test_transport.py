@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+
 from ayllu.bus.local import LocalTransport
 from ayllu.bus.nats import connect_nats
 from ayllu.bus.transport import Endpoint, Message, ServiceInfo, Transport

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tempfile
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.to_thread
 from anyio.from_thread import start_blocking_portal
+
 from ayllu.bus.server import Server, embedded_server
 
 
@@ -24,6 +29,17 @@ def shared_server() -> Iterator[str]:
         portal.wrap_async_context_manager(embedded_server(Path(folder) / "nats")) as server,
     ):
         yield server.url
+
+
+async def page(server: Server, name: str) -> dict[str, Any]:
+    """Return a monitoring page of a server."""
+
+    def load() -> dict[str, Any]:
+        with urllib.request.urlopen(f"{server.monitoring}/{name}", timeout=5) as reply:
+            found: dict[str, Any] = json.load(reply)
+            return found
+
+    return await anyio.to_thread.run_sync(load)
 
 
 async def kill(server: Server) -> None:
