@@ -148,11 +148,15 @@ def _response(response: Json, schemas: Json) -> str:
 
 
 def _content(content: Json, schemas: Json) -> str:
-    return _lines(
-        f"<details><summary><code>{escape(media)}</code> {_type(described['schema'])}</summary>\n"
-        f"{_fields(described['schema'], schemas)}</details>"
-        for media, described in content.items()
-    )
+    return _lines(_media(media, found["schema"], schemas) for media, found in content.items())
+
+
+def _media(media: str, schema: Json, schemas: Json) -> str:
+    line = f"<code>{escape(media)}</code> {_type(schema)}"
+    fields = _fields(schema, schemas)
+    if not fields:
+        return f"<p>{line}</p>"
+    return f"<details><summary>{line}</summary>\n{fields}</details>"
 
 
 def _fields(schema: Json, schemas: Json) -> str:

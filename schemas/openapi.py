@@ -23,7 +23,8 @@ DESCRIPTION = (
     "corresponding interfaces that are tailored to best leverage Llama Models. The specification "
     "is still in draft and subject to change.\n\n"
     "This document describes ayllu's implementation of that draft. A request that is valid under "
-    'the draft is valid here; the fields and operations that ayllu adds are optional and say "Extension".'
+    "the draft is valid here; the fields and operations that ayllu adds are optional, and "
+    "docs/spec-notes.md lists them."
 )
 _SSE_ASKED = "With `stream` in the request, the response is streamed. "
 _SSE = (
@@ -41,24 +42,24 @@ class Schemas:
     """The JSON schemas of many types, which share their components."""
 
     def __init__(self, types: Iterable[Any]) -> None:
-        """Describe types; the ones that are asked for later must be among them."""
-        known = list({repr(type_): type_ for type_ in types}.items())
+        """Describe types, `ErrorInfo` among them; `of` knows these and no others."""
+        known = list(dict.fromkeys(types))
         schemas, components = msgspec.json.schema_components(
-            [type_ for _, type_ in known], ref_template="#/components/schemas/{name}"
+            known, ref_template="#/components/schemas/{name}"
         )
-        self._schemas = {key: schema for (key, _), schema in zip(known, schemas, strict=True)}
+        self._schemas = dict(zip(known, schemas, strict=True))
         self.components: Json = components
         for component in components.values():
             if "description" in component:
                 component["description"] = inspect.cleandoc(component["description"])
-        described_errors(components["ErrorInfo"])
+        _describe_errors(components["ErrorInfo"])
 
     def of(self, type_: Any) -> Json:
         """Return the schema of a type: a reference, where it is a component."""
-        return dict(self._schemas[repr(type_)])
+        return dict(self._schemas[type_])
 
 
-def described_errors(schema: Json) -> None:
+def _describe_errors(schema: Json) -> None:
     """Add the list of all error codes to the schema of `ErrorInfo`."""
     codes = "\n".join(
         f"- `{code}` (HTTP {cls.http_status}{', retryable' if cls.retryable else ''}): "
@@ -74,11 +75,12 @@ def openapi_document(operations: Mapping[str, Operation]) -> Json:
     """Return the OpenAPI 3.1 document of a table of operations, as plain JSON values."""
     table = list(operations.values())
     schemas = Schemas([*(type_ for op in table for type_ in _http_types(op)), ErrorInfo])
-    paths: dict[str, Json] = {}
+    routes: dict[tuple[str, str], list[Operation]] = {}
     for operation in table:
-        verbs = paths.setdefault(operation.route, {})
-        forms = [op for op in table if (op.route, op.verb) == (operation.route, operation.verb)]
-        verbs.setdefault(operation.verb.lower(), _operation(forms, schemas))
+        routes.setdefault((operation.route, operation.verb.lower()), []).append(operation)
+    paths: dict[str, Json] = {}
+    for (route, verb), forms in routes.items():
+        paths.setdefault(route, {})[verb] = _operation(forms, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -155,7 +157,7 @@ def _parameter(operation: Operation, parameter: Parameter, schemas: Schemas) -> 
         return {}
     schema = schemas.of(parameter.type)
     if not parameter.required:
-        schema["default"] = msgspec.to_builtins(default_of(operation, parameter.name))
+        schema["default"] = msgspec.to_builtins(_default_of(operation, parameter.name))
     return {
         "name": parameter.name,
         "in": "query",
@@ -164,7 +166,7 @@ def _parameter(operation: Operation, parameter: Parameter, schemas: Schemas) -> 
     }
 
 
-def default_of(operation: Operation, name: str) -> Any:
+def _default_of(operation: Operation, name: str) -> Any:
     """Return the default of an optional parameter."""
     fields = {field.name: field for field in msgspec.structs.fields(operation.input)}
     return fields[name].default

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -158,23 +158,22 @@ def test_the_frames_of_the_exchange_are_described() -> None:
     assert (set(end["properties"]), end["required"]) == ({"count", "error", "result"}, ["count"])
 
 
+class Discriminated(s.Wire, frozen=True):
+    """A value with a field of that name."""
+
+    discriminator: int
+
+
+class Own(Protocol):
+    """An own API."""
+
+    @s.webmethod(route="/own")
+    async def own(self, request: Discriminated) -> None: ...
+
+
+@pytest.mark.requirement("asyncapi-valid")
 def test_a_field_called_discriminator_stays() -> None:
-    class Discriminated(s.Wire, frozen=True):
-        """A value."""
-
-        discriminator: int
-
-    class Own:
-        @s.webmethod(route="/own")
-        async def own(self, request: Discriminated) -> None: ...
-
-    Own.own.__annotations__ = {"request": Discriminated, "return": None}
-    document = asyncapi_document(s.table_of([Own]))
-    (schema,) = [
-        schema
-        for name, schema in document["components"]["schemas"].items()
-        if name.endswith("Discriminated")
-    ]
-    assert "discriminator" in schema["properties"]
-    steps = DOCUMENT["components"]["schemas"]["AgenticSystemTurn"]["properties"]["steps"]
-    assert "discriminator" not in steps["items"]
+    own = asyncapi_document(s.table_of([Own]))["components"]["schemas"]
+    assert "discriminator" in own["Discriminated"]["properties"]
+    ours = DOCUMENT["components"]["schemas"]
+    assert "discriminator" not in ours["AgenticSystemTurn"]["properties"]["steps"]["items"]
