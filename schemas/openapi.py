@@ -114,8 +114,14 @@ def tags(operations: Iterable[Operation]) -> list[Json]:
     protocols: dict[str, dict[type, None]] = {}
     for operation in operations:
         protocols.setdefault(operation.api, {})[operation.protocol] = None
+    # Not `inspect.getdoc`, which would find that of `typing.Protocol` where there is none.
     return [
-        {"name": api, "description": "\n\n".join(filter(None, map(inspect.getdoc, found)))}
+        {
+            "name": api,
+            "description": "\n\n".join(
+                inspect.cleandoc(cls.__doc__) for cls in found if cls.__doc__
+            ),
+        }
         for api, found in protocols.items()
     ]
 

@@ -72,7 +72,7 @@ class Operation:
         method: its method's name there.
         verb: the HTTP verb.
         route: the HTTP path.
-        operation_id: the draft's own method name.
+        operation_id: the name in OpenAPI: the draft's own method name.
         summary: one line for people.
         kind: ``unary`` has one reply; ``stream`` yields events and ends in the assembled reply; ``list`` yields items.
         sse: whether HTTP sends the stream as server-sent events (else, a list is ``application/jsonl``).
@@ -183,7 +183,7 @@ def webmethod(
     Args:
         route: the HTTP path; the operation's name is derived from it.
         method: the HTTP verb.
-        operation_id: the draft's name of the method, if it differs.
+        operation_id: its name in OpenAPI, for ours the draft's; by default the operation's name with underscores.
         api: the draft's name of the API, if it differs from the Protocol's.
         routed_by: the field of the request that names a model.
         assemble: for a streamed method, the function that makes the whole reply out of all events.
@@ -245,7 +245,7 @@ def _compile(protocol: type, method: str, function: Callable[..., Any]) -> Opera
         method=method,
         verb=mark.verb,
         route=mark.route,
-        operation_id=mark.operation_id or last,
+        operation_id=mark.operation_id or name.replace(".", "_"),
         summary=(inspect.getdoc(function) or "").partition("\n")[0],
         kind=kind,
         sse=kind == "stream",

@@ -41,7 +41,12 @@ class Shop(Protocol):
     async def bare(self, request: Bare) -> None: ...
 
 
-OWN = openapi_document(s.table_of([Shop]))
+class Market(Protocol):
+    @s.webmethod(route="/market/price")
+    async def price(self) -> None: ...
+
+
+OWN = openapi_document(s.table_of([Shop, Market]))
 
 
 def response(route: str, verb: str = "post") -> dict[str, Any]:
@@ -157,6 +162,16 @@ def test_an_optional_parameter_has_its_default() -> None:
     assert (name["required"], limit["required"]) == (True, False)
     assert limit["schema"] == {"type": "integer", "default": 10}
     assert OWN["paths"]["/shop/price"]["post"]["requestBody"]["required"] is False
+
+
+@pytest.mark.requirement("own-actors")
+def test_own_operations_of_one_last_name_and_protocols_without_a_docstring_are_told_apart() -> None:
+    ids = {OWN["paths"][route]["post"]["operationId"] for route in ("/shop/price", "/market/price")}
+    assert ids == {"shop_price", "market_price"}
+    assert OWN["tags"] == [
+        {"name": "Shop", "description": "Sell & buy."},
+        {"name": "Market", "description": ""},
+    ]
 
 
 @pytest.mark.requirement("error-codes")

@@ -58,7 +58,7 @@ def test_an_own_protocol_is_compiled() -> None:
         "clear",
     ]
     assert (ADD.summary, ADD.timeout, ADD.namespace) == ("Add a note.", 5, "notes")
-    assert (ADD.api, ADD.operation_id, ADD.routed_by) == ("Notes", "add", "model")
+    assert (ADD.api, ADD.operation_id, ADD.routed_by) == ("Notes", "notes_add", "model")
     assert (FIND.api, FIND.operation_id, FIND.kind, FIND.sse) == (
         "Notebook",
         "find_notes",
