@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 from contextlib import aclosing
 
 import nats.js.errors
-from nats.js.api import DiscardPolicy, RawStreamMsg, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, ObjectInfo, RawStreamMsg, StorageType, StreamConfig
 from nats.js.object_store import ObjectStore
 
 from ..schemas import BusError, Conflict, NotFound
@@ -19,6 +20,8 @@ from .consumers import Reader
 from .durable import KeyEntry
 from .jsapi import NO_MESSAGE, JetStreamApi, translated
 from .subjects import decode_token, encode_token
+
+log = logging.getLogger(__name__)
 
 MARKER_SECONDS = 3600.0
 """How long the marker of a removed key stays, for those who watch."""
@@ -113,8 +116,12 @@ class JetStreamKeyValue:
                 end = (await self._api.js.stream_info(self._stream)).state.last_seq
             async with aclosing(reader.standing(end)) as messages:
                 async for msg in messages:
-                    if not _is_marker(msg.headers):
+                    if _is_marker(msg.headers):
+                        continue
+                    try:
                         found.append(decode_token(msg.subject.removeprefix(self._prefix)))
+                    except ValueError:
+                        log.warning("%s has a key that is not ours: %s", self._stream, msg.subject)
         finally:
             await reader.close()
         return sorted(found)
@@ -166,17 +173,17 @@ class JetStreamObjects:
         Raises:
             BusError: its data is not what was stored.
         """
-        data = b""
+        data, size = b"", 0
         for _ in range(READ_ATTEMPTS):
-            with translated(f"read an object of {self._bucket}"):
-                info = await self._store.get_info(encode_token(name))
-            if not info.size:
+            info = await self._info(name)
+            size = info.size or 0
+            if not size:
                 return b""
             data = await self._chunks(f"$O.{self._bucket}.C.{info.nuid}")
             if _digest(data) == info.digest:
                 return data
             # It was replaced while it was read, or is just expiring: its description tells.
-        if len(data) < (info.size or 0):
+        if len(data) < size:
             raise NotFound(f"the object has expired in {self._bucket}")
         raise BusError(f"an object of {self._bucket} is damaged", retryable=False)
 
@@ -187,6 +194,10 @@ class JetStreamObjects:
                 await self._store.delete(encode_token(name))
             except nats.js.errors.ObjectNotFoundError:
                 return
+
+    async def _info(self, name: str) -> ObjectInfo:
+        with translated(f"read an object of {self._bucket}"):
+            return await self._store.get_info(encode_token(name))
 
     async def _chunks(self, subject: str) -> bytes:
         reader = Reader(self._api, self._stream, subject, 0)

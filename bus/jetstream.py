@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import nats.js.errors
@@ -176,6 +177,7 @@ class JetStreamStreams:
     async def _publish_batch(self, entries: Sequence[NewEntry], expected_last: int | None) -> int:
         batch = uuid4().hex
         client = self._api.client
+        told: dict[str, Any] = {}
         with translated(f"store a batch on {entries[0].subject!r}"):
             for number, entry in enumerate(entries, 1):
                 headers = headers_for(entry.msg_id)

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ayllu.bus.durable import Appended, Delivery, Entry, NewEntry, Storage, StreamSpec, WorkQueue
 from ayllu.bus.local import LocalTransport
@@ -198,8 +200,7 @@ async def test_last_of_a_subject_and_of_a_pattern(running: Running) -> None:
         for subject, payload in (("0", b"2"), ("1", b"3"), ("*", b"3"), (">", b"3")):
             last = await storage.streams.last(running.name, f"{running.root}.{subject}")
             assert last is not None
-            assert last.payload == payload
-        assert last.msg_id == "id 3"
+            assert (last.payload, last.msg_id) == (payload, f"id {payload.decode()}")
 
 
 @pytest.mark.requirement("streams-read")
@@ -344,6 +345,42 @@ async def test_a_batch_of_a_thousand(running: Running) -> None:
         await storage.streams.ensure(running.spec(atomic=True))
         batch = [NewEntry(f"{running.root}.{n}", b"", f"{n}") for n in range(1000)]
         assert await storage.streams.append_batch(batch) == 1000
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from("123"), st.none() | st.integers(0, 4)),
+    max_size=8,
+)
+
+
+@pytest.mark.requirement("streams-fence", "streams-fence-retry", "streams-same-id-once")
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=STEPS)
+async def test_both_storages_answer_any_appends_alike(
+    nats_url: str, steps: list[tuple[str, str, int | None]]
+) -> None:
+    name = f"P{os.getpid()}_{next(_names)}"
+    spec = StreamSpec(name, (f"{name}.>",), "memory", max_bytes=1 << 16)
+
+    async def outcomes(storage: Storage) -> list[object]:
+        await storage.streams.ensure(spec)
+        told: list[object] = []
+        for subject, msg_id, fence in steps:
+            try:
+                told.append(
+                    await storage.streams.append(
+                        f"{name}.{subject}", b"x", msg_id=msg_id, expected_last=fence
+                    )
+                )
+            except Conflict:
+                told.append("conflict")
+        return told + await replayed(storage, name)
+
+    async with connect_nats(nats_url) as transport:
+        assert await outcomes(transport.storage) == await outcomes(MemoryStorage())
+        await transport.storage._api.js.delete_stream(name)
 
 
 async def queue_of(running: Running, storage: Storage, ack_wait: float = 30.0) -> WorkQueue:
