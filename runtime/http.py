@@ -87,7 +87,8 @@ def read_payload(operation: Operation, request: Request, body: bytes) -> bytes:
     values: dict[str, object] = {}
     for parameter in operation.parameters:
         if not parameter.in_query:
-            values[parameter.name] = decode(body, parameter.type)
+            if body or parameter.required:
+                values[parameter.name] = decode(body, parameter.type)
         elif parameter.name in query:
             try:
                 values[parameter.name] = convert(
@@ -226,7 +227,7 @@ async def _send_events(send: Send, call: Call, events: list[bytes]) -> None:
         if call.result is not None:
             last = b"event: result\ndata: %b\n\n" % call.result
     except AylluError as error:
-        last = b"event: error\ndata: %b\n\n" % encode(error.info)
+        last = b"event: error\ndata: %b\n\n" % error_body(error)
     await _send_body(send, last, more=False)
 
 

@@ -28,8 +28,8 @@ DESCRIPTION = (
 )
 _SSE_ASKED = "With `stream` in the request, the response is streamed. "
 _SSE = (
-    "Server-sent events: each unnamed event is one chunk; an event named `error` holds an "
-    "`ErrorInfo` and ends the stream."
+    "Server-sent events: each unnamed event is one chunk; an event named `error` holds "
+    "what an error response holds, and ends the stream."
 )
 _LINES = (
     "One JSON document a line; the schema is that of one line. A list that fails on the way ends "

@@ -60,7 +60,7 @@ async def test_a_stream_is_server_sent_events() -> None:
         )
         last = reply.text.split("\n\n")[-2].splitlines()
         assert last[0] == "event: error"
-        assert json.loads(last[1].removeprefix("data: "))["code"] == "not_found"
+        assert error_of(last[1].removeprefix("data: "))["code"] == "not_found"
 
 
 @pytest.mark.requirement("http-streams")
@@ -113,7 +113,6 @@ async def test_bad_input_names_the_place() -> None:
             (await http.post("/shapes/shout?text=a&text=b"), "twice"),
             (await http.post("/shapes/shout", params={"text": "x", "times": "many"}), "`times`"),
             (await http.post("/shapes/count", content=b"{"), "malformed"),
-            (await http.post("/shapes/count", content=b"["), "malformed"),
             (await http.post("/chat_completion", content=DEEP), "malformed"),
             (await http.post("/shapes/count", json={"to": "x"}), "$.to"),
             (await http.post("/shapes/count", json={"to": 1, "too": 1}), "too"),
