@@ -1,0 +1,228 @@
+"""The inference actor: one model behind the Inference API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..schemas import (
+    BatchChatCompletionRequest,
+    BatchCompletionRequest,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    ChatCompletionResponseStreamChunk,
+    CompletionRequest,
+    CompletionResponse,
+    CompletionResponseStreamChunk,
+    Inference,
+    Model,
+    ModelNotFound,
+    TokenUsage,
+    ToolCall,
+    Unsupported,
+    assemble_chat,
+    assemble_completion,
+    encode,
+)
+from .engines.engine import Delta, Generation, InferenceEngine, Prompt
+from .ordered import Job, in_order
+from .prompts import NONE, chat_prompt, completion_prompt, forced_call_schema
+from .tool_calls import ForcedCallParser, PlainText, ToolCallParser
+
+T = TypeVar("T")
+
+AHEAD = 4
+"""How many items of a batch may wait for their turn, or to be read, for each that is generated."""
+
+
+class InferenceActor(Inference):
+    """Generates text with one model.
+
+    Args:
+        engine: runs the model, and is entered by whoever owns it.
+        name: what requests call the model.
+        aliases: other names for it.
+    """
+
+    service_name = "inference"
+
+    def __init__(self, engine: InferenceEngine, name: str, aliases: Sequence[str] = ()) -> None:
+        self.models = frozenset((name, *aliases))
+        described = Model(
+            name=name,
+            engine=engine.name,
+            context=engine.context,
+            aliases=sorted(set(aliases)),
+            capabilities=sorted(engine.capabilities),
+        )
+        self.service_metadata = {"models": encode([described]).decode()}
+        self._engine = engine
+
+    async def completion(self, request: CompletionRequest) -> CompletionResponse:
+        """Continue a text."""
+        return await self._completed(request, self._completion_prompt(request))
+
+    async def stream_completion(
+        self, request: CompletionRequest
+    ) -> AsyncGenerator[CompletionResponseStreamChunk, None]:
+        """Continue a text, token by token."""
+        async with aclosing(self._text(request, self._completion_prompt(request))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def chat_completion(self, request: ChatCompletionRequest) -> ChatCompletionResponse:
+        """Answer a dialog."""
+        return await self._answered(request, *self._chat_prompt(request))
+
+    async def stream_chat_completion(
+        self, request: ChatCompletionRequest
+    ) -> AsyncGenerator[ChatCompletionResponseStreamChunk, None]:
+        """Answer a dialog, token by token; each tool call comes whole in a chunk of its own."""
+        async with aclosing(self._chat(request, *self._chat_prompt(request))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def batch_completion(
+        self, request: BatchCompletionRequest
+    ) -> AsyncGenerator[CompletionResponse, None]:
+        """Continue many texts; responses in order. A text that cannot be a prompt refuses the whole batch at once."""
+        jobs: list[Job[CompletionResponse]] = []
+        for number, content in enumerate(request.content_batch):
+            one = CompletionRequest(content=content, **_settings(request, "content_batch"))
+            prompt = self._completion_prompt(one, where=f"content_batch[{number}]")
+            jobs.append(partial(self._completed, one, prompt))
+        async with aclosing(self._in_order(jobs)) as responses:
+            async for response in responses:
+                yield response
+
+    async def batch_chat_completion(
+        self, request: BatchChatCompletionRequest
+    ) -> AsyncGenerator[ChatCompletionResponse, None]:
+        """Answer many dialogs; responses in order. A dialog that cannot be a prompt refuses the whole batch at once."""
+        jobs: list[Job[ChatCompletionResponse]] = []
+        for number, dialog in enumerate(request.batch_dialogs):
+            one = ChatCompletionRequest(dialog=dialog, **_settings(request, "batch_dialogs"))
+            prompt = self._chat_prompt(one, where=f"batch_dialogs[{number}]")
+            jobs.append(partial(self._answered, one, *prompt))
+        async with aclosing(self._in_order(jobs)) as responses:
+            async for response in responses:
+                yield response
+
+    def _in_order(self, jobs: Sequence[Job[T]]) -> AsyncGenerator[T, None]:
+        slots = self._engine.slots
+        return in_order(jobs, at_once=slots, ahead=slots * AHEAD)
+
+    def _completion_prompt(self, request: CompletionRequest, where: str = "content") -> Prompt:
+        self._check_model(request.model)
+        return completion_prompt(request, where=where)
+
+    def _chat_prompt(
+        self, request: ChatCompletionRequest, where: str = "dialog"
+    ) -> tuple[Prompt, dict[str, Any] | None]:
+        """Return the prompt, and the JSON schema of the call that is forced."""
+        self._check_model(request.model)
+        schema = forced_call_schema(request)
+        for wanted, capability in (
+            (schema, "json_schema"),
+            (request.assistant_prefix, "continuation"),
+        ):
+            if wanted and capability not in self._engine.capabilities:
+                raise Unsupported(
+                    f"the engine of the model {request.model} lacks the capability {capability}"
+                )
+        return chat_prompt(request, where=where), schema
+
+    def _check_model(self, model: str) -> None:
+        if model not in self.models:
+            served = sorted(self.models)
+            raise ModelNotFound(f"this actor does not serve {model!r}", details={"served": served})
+
+    async def _completed(self, request: CompletionRequest, prompt: Prompt) -> CompletionResponse:
+        return assemble_completion([chunk async for chunk in self._text(request, prompt)])
+
+    async def _answered(
+        self, request: ChatCompletionRequest, prompt: Prompt, schema: dict[str, Any] | None
+    ) -> ChatCompletionResponse:
+        return assemble_chat([chunk async for chunk in self._chat(request, prompt, schema)])
+
+    async def _text(
+        self, request: CompletionRequest, prompt: Prompt
+    ) -> AsyncGenerator[CompletionResponseStreamChunk, None]:
+        async with aclosing(self._engine.generate(prompt, _generation(request))) as deltas:
+            async for delta in deltas:
+                yield CompletionResponseStreamChunk(
+                    text_delta=delta.text,
+                    stop_reason=delta.stop_reason,
+                    logprobs=_logprobs(request, delta.logprobs or ()),
+                    usage=_usage(delta),
+                )
+
+    async def _chat(
+        self, request: ChatCompletionRequest, prompt: Prompt, schema: dict[str, Any] | None
+    ) -> AsyncGenerator[ChatCompletionResponseStreamChunk, None]:
+        generation = _generation(request, schema)
+        parser = _parser(request, schema)
+        tokens: list[dict[str, Any]] = []  # of text that was not given out yet
+        async with aclosing(self._engine.generate(prompt, generation)) as deltas:
+            async for delta in deltas:
+                tokens += delta.logprobs or ()
+                found = parser.feed(delta.text)
+                if delta.stop_reason is not None:
+                    found += parser.finish()
+                for piece in found:
+                    called = isinstance(piece, ToolCall)
+                    yield ChatCompletionResponseStreamChunk(
+                        text_delta="" if called else piece,
+                        tool_call=piece if called else None,
+                        logprobs=_logprobs(request, tokens),
+                    )
+                    tokens = []
+                if delta.stop_reason is not None:
+                    yield ChatCompletionResponseStreamChunk(
+                        text_delta="",
+                        stop_reason=delta.stop_reason,
+                        logprobs=_logprobs(request, tokens),
+                        usage=_usage(delta),
+                    )
+
+
+def _parser(
+    request: ChatCompletionRequest, schema: dict[str, Any] | None
+) -> ToolCallParser | ForcedCallParser | PlainText:
+    if schema is not None:
+        return ForcedCallParser()
+    if request.available_tools and request.tool_choice != NONE:
+        return ToolCallParser()
+    return PlainText()
+
+
+def _generation(
+    request: CompletionRequest | ChatCompletionRequest, schema: dict[str, Any] | None = None
+) -> Generation:
+    return Generation(
+        sampling=request.sampling_params,
+        max_tokens=request.max_tokens,
+        logprobs=request.logprobs,
+        json_schema=schema,
+    )
+
+
+def _logprobs(
+    request: CompletionRequest | ChatCompletionRequest, tokens: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
+    return {"content": list(tokens)} if request.logprobs else None
+
+
+def _usage(delta: Delta) -> TokenUsage | None:
+    if delta.stop_reason is None:
+        return None
+    return TokenUsage(prompt_tokens=delta.prompt_tokens, completion_tokens=delta.completion_tokens)
+
+
+def _settings(request: msgspec.Struct, items: str) -> dict[str, Any]:
+    """Return the fields of a batch that all its items share."""
+    return {name: getattr(request, name) for name in request.__struct_fields__ if name != items}

