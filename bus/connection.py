@@ -6,7 +6,7 @@ nats-py calls back from its own tasks; a callback that raised would end the task
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 PING_SECONDS = 5
 RECONNECT_SECONDS = 0.25
 CLEAN_UP_SECONDS = 2.0
+MAX_SUBJECTS = 3 * 1024
+"""Bytes of subject and reply subject together; the server's limit for the whole line is 4 KiB."""
 
 
 @asynccontextmanager
@@ -38,6 +40,27 @@ async def open_connection(url: str, *, name: str, patience: float) -> AsyncItera
         await bounded(client.close)
     if scope.cancelled_caught:
         raise BusError(f"the bus closed the connection: {watcher.last_error}", retryable=False)
+
+
+def excess(
+    client: Client,
+    subject: str,
+    payload: bytes,
+    headers: Mapping[str, str] | None = None,
+    reply: str | None = None,
+) -> str | None:
+    """Return what is too large about a message, if anything is.
+
+    Ask before sending: nats-py does not count headers, and a server that is sent too much hangs up for good.
+    """
+    if len(subject.encode()) + len(reply or "") > MAX_SUBJECTS:
+        return "the subject is too long"
+    size = len(payload)
+    if headers:
+        size += 16 + sum(len(f"{key}{value}".encode()) + 4 for key, value in headers.items())
+    if size > client.max_payload:
+        return f"{size} bytes are too large for a message"
+    return None
 
 
 async def bounded(clean_up: Callable[[], Awaitable[object]]) -> None:

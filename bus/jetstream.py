@@ -184,6 +184,8 @@ class JetStreamStreams:
                 headers |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
                 if number == 1 and expected_last is not None:
                     headers[EXPECTED_LAST] = str(expected_last)
+                # A batch that is left unfinished leaves nothing.
+                self._api.refuse_excess(entry.subject, entry.payload, headers)
                 if number == len(entries):
                     headers["Nats-Batch-Commit"] = "1"
                 elif number > 1:

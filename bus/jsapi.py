@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.js.api import PubAck
 
 from ..schemas import AylluError, BusError, Conflict, NotFound, Overloaded, TooLarge, Unsupported
-from .connection import bounded
+from .connection import bounded, excess
 
 TIMEOUT = 5.0
 """Seconds that the server has for an answer."""
@@ -53,8 +53,10 @@ class JetStreamApi:
         """Publish to a stream and return where it was stored.
 
         Raises:
+            TooLarge: the entry is larger than a message may be.
             AylluError: as `translated`; ``NotFound`` if no stream takes the subject.
         """
+        self.refuse_excess(subject, payload, headers)
         with translated(f"store on {subject!r}"):
             try:
                 return await self.js.publish(
@@ -64,6 +66,14 @@ class JetStreamApi:
                 # Nobody answers when there is no stream, but also while its leader is being elected.
                 stream = await self.js.find_stream_name_by_subject(subject)
                 raise BusError(f"the stream {stream} has no leader at present") from None
+
+    def refuse_excess(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None
+    ) -> None:
+        """Raise `TooLarge` for an entry that is larger than a message of the bus may be."""
+        problem = excess(self.client, subject, payload, headers)
+        if problem is not None:
+            raise TooLarge(f"cannot store an entry: {problem}")
 
 
 @contextmanager

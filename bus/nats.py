@@ -17,19 +17,17 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.micro import add_service
 from nats.micro.request import Request
+from nats.micro.service import Service, ServiceConfig
 
 from ..schemas import BusError
-from .connection import bounded, open_connection
+from .connection import bounded, excess, open_connection
 from .jetstream import JetStreamStorage
 from .transport import Endpoint, Handler, Message, ServiceInfo
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
-MAX_SUBJECTS = 3 * 1024
-"""Bytes of subject and reply subject; the server closes the connection for good when its limit of 4 KiB is exceeded."""
 PENDING_MESSAGES = 1 << 19
 PENDING_BYTES = 1 << 28
 """What one subscription may hold that its handler has not seen: the handlers return at once, so this is a stall of ours."""
@@ -89,17 +87,13 @@ class NatsTransport:
 
         It is in the send buffer when this returns. During an outage the buffer takes 2 MiB.
         """
-        # What exceeds a limit of the server would cost the connection.
-        if len(subject) + len(reply or "") > MAX_SUBJECTS:
-            raise BusError("a subject is too long", retryable=False)
-        size = len(payload)
-        if headers is not None:
-            headers = dict(headers)
-            size += 16 + sum(len(f"{key}{value}".encode()) + 4 for key, value in headers.items())
-        if size > self._client.max_payload:
-            raise BusError(f"a message of {size} bytes is too large", retryable=False)
+        problem = excess(self._client, subject, payload, headers, reply)
+        if problem is not None:
+            raise BusError(f"the message cannot be sent: {problem}", retryable=False)
         try:
-            await self._client.publish(subject, payload, reply or "", headers)
+            await self._client.publish(
+                subject, payload, reply or "", None if headers is None else dict(headers)
+            )
         except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
             raise BusError(f"the message cannot be sent: {error}", retryable=False) from error
         except (nats.errors.Error, OSError) as error:
@@ -114,6 +108,9 @@ class NatsTransport:
         Raises:
             BusError: the bus did not confirm the subscription within ten seconds.
         """
+        problem = excess(self._client, subject, b"", reply=queue)
+        if problem is not None:
+            raise BusError(f"cannot subscribe: {problem}", retryable=False)
         await self._synchronise()
         try:
             subscription = await self._client.subscribe(
@@ -141,14 +138,15 @@ class NatsTransport:
         await self._synchronise()
         async with AsyncExitStack() as stack:
             try:
-                micro = await add_service(
-                    self._client,
+                config = ServiceConfig(
                     name=service.name,
                     version=service.version,
                     description=service.description,
                     metadata=dict(service.metadata),
                 )
+                micro = Service(self._client, config)
                 stack.push_async_callback(bounded, micro.stop)
+                await micro.start()
                 for endpoint in service.endpoints:
                     deliver = _deliver_to(handler, endpoint.subject)
                     await micro.add_endpoint(

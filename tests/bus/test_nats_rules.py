@@ -12,11 +12,11 @@ import pytest
 from nats.errors import SlowConsumerError
 from support.nats import kill, page
 
-from ayllu.bus.durable import Delivery, Streams, StreamSpec
+from ayllu.bus.durable import Delivery, NewEntry, Streams, StreamSpec
 from ayllu.bus.nats import connect_nats
 from ayllu.bus.server import embedded_server
 from ayllu.bus.transport import Message, ServiceInfo
-from ayllu.schemas import BusError, Conflict, Overloaded
+from ayllu.schemas import BusError, Conflict, Overloaded, TooLarge
 
 pytestmark = pytest.mark.asyncio
 
@@ -234,6 +234,19 @@ async def test_11_what_the_server_would_hang_up_on_is_not_sent(nats_url: str) ->
             with pytest.raises(BusError) as caught:
                 await transport.publish(subject, payload, headers=headers)
             assert not caught.value.retryable
+        with pytest.raises(BusError):
+            async with transport.subscribe("rule." + "x" * 4096, lambda _: None):
+                pass
+        streams = transport.storage.streams
+        await streams.ensure(spec("R11", atomic=True))
+        large = bytes(transport.max_payload - 10)
+        with pytest.raises(TooLarge):
+            await streams.append("rule.R11.a", large, msg_id="1")
+        with pytest.raises(TooLarge):
+            await streams.append_batch(
+                [NewEntry("rule.R11.a", b"", "2"), NewEntry("rule.R11.a", large, "3")]
+            )
+        assert (await streams.state("R11")).count == 0
         assert await transport.discover("nobody") == []
         assert transport.connected
 
@@ -249,3 +262,44 @@ async def test_12_services_follow_the_rules_of_names(nats_url: str) -> None:
             for verb in ("PING", "INFO", "STATS"):
                 reply = await transport._client.request(f"$SRV.{verb}.fine-1_x", timeout=2)
                 assert json.loads(reply.data)["id"] == known.id
+
+
+@pytest.mark.requirement("bus-reconnects")
+async def test_nobody_listening_is_an_error_within_the_patience(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path / "n") as server:
+        pass
+    with anyio.fail_after(3), pytest.raises(BusError) as caught:
+        async with connect_nats(server.url, patience=0.5):
+            pass
+    assert caught.value.retryable
+    assert server.url not in str(caught.value)
+
+
+@pytest.mark.requirement("bus-reconnects")
+async def test_a_server_that_starts_late_is_waited_for(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path / "n") as server:
+        pass
+
+    done = anyio.Event()
+
+    async def connect() -> None:
+        async with connect_nats(server.url) as transport:
+            assert transport.connected
+        done.set()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connect)
+            async with embedded_server(tmp_path / "n", port=server.port):
+                await done.wait()
+
+
+@pytest.mark.requirement("bus-reconnects")
+async def test_a_connection_that_the_server_closes_for_good_ends_its_body(nats_url: str) -> None:
+    with anyio.fail_after(5), pytest.raises(BusError) as caught:
+        async with connect_nats(nats_url) as transport:
+            # A line that the server does not know: it hangs up, and nats-py does not come back.
+            await transport._client._send_command(b"NONSENSE\r\n")
+            await transport._client._flush_pending()
+            await anyio.sleep_forever()
+    assert not caught.value.retryable
