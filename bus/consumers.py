@@ -19,7 +19,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from ..schemas import BusError
+from ..schemas import BusError, NotFound
 from .durable import Delivery, Entry
 from .jsapi import (
     TIMEOUT,
@@ -138,7 +138,7 @@ class Reader:
         """Yield all messages, then those that come; it ends with an error only.
 
         Raises:
-            NotFound: the stream was removed.
+            NotFound: the stream was removed, or made anew.
         """
         while True:
             consumer = await self._reopened(patience=None)
@@ -170,11 +170,20 @@ class Reader:
             await anyio.sleep(RETRY_SECONDS)
             try:
                 await self.open()
+                await self._check_position()
             except BusError as error:
+                self._consumer = None
                 waited = time.monotonic() - started
                 if not error.retryable or (patience is not None and waited > patience):
                     raise
         return self._consumer
+
+    async def _check_position(self) -> None:
+        """Raise `NotFound` if the stream is not the one that was read, as a memory stream after a restart."""
+        with translated(f"look at the stream {self._stream}"):
+            state = (await self._api.js.stream_info(self._stream)).state
+        if state.last_seq < self._last:
+            raise NotFound(f"the stream {self._stream} was made anew, what was read is gone")
 
     async def _answers(self, consumer: str, *, live: bool) -> AsyncGenerator[Msg, None]:
         """Yield what answers one request: messages in order without gap or double, and the status that ends it."""
@@ -244,7 +253,11 @@ class JetStreamDelivery:
         return int(self._msg.metadata.num_delivered)
 
     async def ack(self) -> None:
-        """Done; see `Delivery.ack`."""
+        """Done; see `Delivery.ack`.
+
+        On a work queue this survives that the server is killed. On another stream the server writes the consumer's
+        position a little later, and the entry may come again.
+        """
         with translated("acknowledge"):
             await self._msg.ack_sync(timeout=TIMEOUT)
 

@@ -219,7 +219,6 @@ async def _start(command: list[str], lock: int, data_dir: Path) -> Process:
             # Control-C is for us; the server ends after those who use it.
             start_new_session=True,
             pass_fds=[lock],
-            umask=0o077,
         )
     except OSError as error:
         raise BusError(f"nats-server could not be started: {error}") from error

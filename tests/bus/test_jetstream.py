@@ -12,7 +12,7 @@ from ayllu.bus.durable import Appended, NewEntry, Storage, StreamSpec
 from ayllu.bus.nats import NatsTransport, connect_nats
 from ayllu.bus.server import embedded_server
 from ayllu.bus.transport import Endpoint, Message, ServiceInfo
-from ayllu.schemas import BusError
+from ayllu.schemas import BusError, NotFound
 
 pytestmark = pytest.mark.asyncio
 
@@ -49,7 +49,10 @@ async def test_all_that_was_acknowledged_survives_kill_9(tmp_path: Path) -> None
         revision = await bucket.create("k", b"v")
         objects = await storage.objects("obj", max_bytes=1 << 24)
         await objects.put("o", b"x" * 300_000)
-        queue = await storage.streams.work("EVENTS", "workers")
+        await storage.streams.ensure(StreamSpec("WAKE", ("wake.>",), work_queue=True))
+        for subject in ("wake.a", "wake.b"):
+            await storage.streams.append(subject, b"", msg_id=subject)
+        queue = await storage.streams.work("WAKE", "workers")
         [one] = await queue.fetch(1)
         await one.ack()
         async with killed_and_started(tmp_path / "n", server):
@@ -163,3 +166,24 @@ async def test_memory_streams_end_with_the_server_and_files_do_not(tmp_path: Pat
             await streams.ensure(memory)
             assert (await streams.state("EVENTS")).count == 1
             assert (await streams.state("DELTAS")).count == 0
+
+
+@pytest.mark.requirement("streams-memory", "streams-read-restart")
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_reader_of_a_stream_that_is_no_more_is_told(nats_url: str, again: bool) -> None:
+    spec = StreamSpec("ANEW", ("anew.>",), "memory", max_bytes=1 << 20)
+    async with connect_nats(nats_url) as transport:
+        streams = transport.storage.streams
+        await streams.ensure(spec)
+        for number in range(3):
+            await streams.append("anew.a", b"", msg_id=f"{number}")
+        async with streams.read("ANEW") as entries:
+            for _ in range(3):
+                await anext(entries)
+            await transport.storage._api.js.delete_stream("ANEW")
+            if again:
+                await streams.ensure(spec)
+            with anyio.fail_after(10), pytest.raises(NotFound):
+                await anext(entries)
+        if again:
+            await transport.storage._api.js.delete_stream("ANEW")
