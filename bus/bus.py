@@ -36,7 +36,7 @@ class Bus:
 async def local_bus() -> AsyncIterator[Bus]:
     """Open a bus within this process: for tests and embedding. Nothing survives its end."""
     transport = LocalTransport()
-    storage = MemoryStorage()
+    storage = MemoryStorage(transport)
     claims = Claims(storage, limit=transport.max_payload // 2)
     async with open_calls(transport, claims) as calls:
         yield Bus(transport, calls, storage, claims)

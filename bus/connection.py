@@ -68,7 +68,8 @@ async def bounded(clean_up: Callable[[], Awaitable[object]]) -> None:
     with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
         try:
             await clean_up()
-        except (nats.errors.Error, OSError) as error:
+        except (nats.errors.Error, OSError, RuntimeError) as error:
+            # uvloop reports a connection that the server has closed as a RuntimeError.
             log.debug("a clean-up on a lost bus: %r", error)
 
 

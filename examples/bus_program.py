@@ -15,7 +15,7 @@ async def main(url: str) -> None:
     connection = await nats.connect(url)
     inbox = connection.new_inbox()
     events = await connection.subscribe(inbox)
-    question = {"role": "user", "content": "What is the capital of France?"}
+    question = {"role": "user", "content": "Which city is the capital of France?"}
     request = {"model": "smollm2", "dialog": {"message": question}, "max_tokens": 32}
     # The model is the last token of the subject, so that an actor that serves it gets the request.
     subject = "ayllu.v1.op.chat_completion.stream.smollm2"

@@ -15,7 +15,7 @@ import anyio
 from ayllu.client import connect
 from ayllu.schemas import ChatCompletionRequest, Dialog, Message, Role, encode
 
-QUESTIONS = ["What is the capital of France?", "Write one sentence about the sea."]
+QUESTIONS = ["Which city is the capital of France?", "Write one sentence about the sea."]
 
 
 async def ask(url: str, number: int, question: str, began: float) -> int:

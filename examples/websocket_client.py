@@ -8,8 +8,8 @@ from ayllu.client import connect
 from ayllu.schemas import ChatCompletionRequest, Dialog, Message, Role
 
 
-async def main(url: str = "http://127.0.0.1:8321") -> None:
-    question = Message(role=Role.user, content="What is the capital of France?")
+async def main(url: str) -> None:
+    question = Message(role=Role.user, content="Which city is the capital of France?")
     request = ChatCompletionRequest(model="smollm2", dialog=Dialog(message=question), max_tokens=32)
     async with connect(url) as stack:
         async for event in stack.stream_chat_completion(request):
@@ -18,4 +18,4 @@ async def main(url: str = "http://127.0.0.1:8321") -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(main, sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8321")

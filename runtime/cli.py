@@ -23,7 +23,7 @@ DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 EXAMPLES = {
     "up": "ayllu up --port 8321 --data-dir ~/ayllu",
     "worker": "ayllu worker inference --bus nats://10.0.0.1:4222 --config ayllu.toml",
-    "chat": 'ayllu chat "What is the capital of France?"',
+    "chat": 'ayllu chat "Which city is the capital of France?"',
     "call": 'ayllu call models\n  ayllu call completion \'{"model": "smollm2", "content": "Once", "max_tokens": 8}\'',
     "spec": "ayllu spec --out spec",
 }

@@ -118,14 +118,26 @@ class Tree:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; started when clients can be served. Workers end before the bus does."""
-        async with anyio.create_task_group() as bus:
-            if not self._bus_url:
-                await bus.start(_supervised, "nats-server", self._run_bus)
-            async with anyio.create_task_group() as workers:
-                async with anyio.create_task_group() as starting:
-                    for kind in ("inference", "gateway"):
-                        starting.start_soon(workers.start, _supervised, kind, self._worker(kind))
-                task_status.started()
+        bus = anyio.CancelScope(shield=True)
+
+        async def run_bus(*, task_status: TaskStatus[None]) -> None:
+            with bus:
+                await _supervised("nats-server", self._run_bus, task_status=task_status)
+
+        async with anyio.create_task_group() as tasks:
+            try:
+                if not self._bus_url:
+                    await tasks.start(run_bus)
+                await self._run_workers(task_status)
+            finally:
+                bus.cancel()
+
+    async def _run_workers(self, task_status: TaskStatus[None]) -> None:
+        async with anyio.create_task_group() as workers:
+            async with anyio.create_task_group() as starting:
+                for kind in ("inference", "gateway"):
+                    starting.start_soon(workers.start, _supervised, kind, self._worker(kind))
+            task_status.started()
 
     async def _run_bus(self, *, task_status: TaskStatus[Any]) -> None:
         data = self._options.data_dir / "nats"

@@ -183,9 +183,12 @@ async def test_too_many_calls_on_one_connection() -> None:
 @pytest.mark.requirement("slow-websocket-client")
 async def test_a_client_that_takes_nothing_is_dropped_and_others_go_on() -> None:
     config = GatewayConfig(write_timeout=0.5)
-    async with running_gateway(config=config) as gateway, open_websocket(
-        gateway.websocket_url, max_queue=1, max_size=None, close_timeout=0.1
-    ) as slow:
+    async with (
+        running_gateway(config=config) as gateway,
+        open_websocket(
+            gateway.websocket_url, max_queue=1, max_size=None, close_timeout=0.1
+        ) as slow,
+    ):
         await ask(slow, "shapes.count.stream", {"to": 100_000, "size": 10_000})
         await gateway.actor.started.wait()
         assert await gateway.shapes.shout("quick") == "QUICK"
