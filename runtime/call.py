@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..client import connect
 from ..schemas import InvalidRequest, Operation, TooLarge
 
 MAX_PAYLOAD = 64 << 20
+
+
+def list_operations(operations: Mapping[str, Operation]) -> None:
+    """Print the name and purpose of each operation."""
+    width = max(map(len, operations))
+    for name, operation in operations.items():
+        sys.stdout.write(f"{name:<{width}}  {operation.summary}\n")
 
 
 def read_payload(argument: str) -> bytes:

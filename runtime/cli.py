@@ -80,9 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     call = _add(commands, "call", "call any operation, and print its reply or its events")
     call.add_argument(
         "operation",
+        nargs="?",
         choices=sorted(OPERATIONS),
         metavar="OPERATION",
-        help="its name; `ayllu call --list` shows all",
+        help="its name; without one, all are listed",
     )
     call.add_argument("payload", nargs="?", default="{}", help="JSON, @FILE, or - for stdin")
     call.add_argument("--timeout", type=float, help="seconds")
@@ -147,8 +148,11 @@ def _chat(options: argparse.Namespace) -> None:
 
 
 def _call(options: argparse.Namespace) -> None:
-    from .call import call_operation, read_payload
+    from .call import call_operation, list_operations, read_payload
 
+    if options.operation is None:
+        list_operations(OPERATIONS)
+        return
     payload = read_payload(options.payload)
     operation = OPERATIONS[options.operation]
     _run(partial(call_operation, options.url, operation, payload, options.timeout))

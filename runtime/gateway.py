@@ -143,6 +143,7 @@ async def serve_gateway(
         "ws_per_message_deflate": False,
         "lifespan": "off",
         "log_config": None,
+        "log_level": "warning",
         "access_log": False,
         "server_header": False,
         "timeout_graceful_shutdown": max(1, round(config.shutdown_grace)),

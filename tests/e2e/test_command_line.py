@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.processes import run_ayllu
 
+from ayllu.schemas import OPERATIONS
+
 COMMANDS = ["up", "worker", "chat", "call", "spec"]
 
 
@@ -17,6 +19,12 @@ def test_help_teaches(command: str) -> None:
     done = run_ayllu(command, "--help")
     assert done.returncode == 0
     assert f"ayllu {command}" in done.stdout.partition("example:")[2]
+
+
+def test_call_lists_the_operations() -> None:
+    lines = run_ayllu("call").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(OPERATIONS)
+    assert all(len(line.split()) > 2 for line in lines)
 
 
 @pytest.mark.requirement("documents-served")

@@ -200,6 +200,24 @@ def test_the_examples_against_a_deployment(up: Up) -> None:
             greeter.terminate()
 
 
+@pytest.mark.requirement("examples-run")
+def test_the_readme_s_snippets(up: Up) -> None:
+    readme = (ROOT / "README.md").read_text()
+    python = readme.partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=python.replace("http://127.0.0.1:8321", up.url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Paris" in done.stdout, done.stderr
+    body = readme.partition("/chat_completion -d '")[2].partition("'")[0]
+    with httpx2.Client(base_url=up.url, timeout=30) as http:
+        assert "event: result" in http.post("/chat_completion", content=body).text
+
+
 @pytest.mark.requirement("main-job")
 def test_the_demo() -> None:
     done = subprocess.run(
