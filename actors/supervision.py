@@ -37,7 +37,7 @@ class Backoff:
 
     def wait(self, crashes: int) -> float:
         """Return the wait after so many crashes in a row."""
-        return min(self.most, self.first * 2 ** min(crashes - 1, 20))
+        return min(self.most, self.first * 2.0 ** min(crashes - 1, 20))
 
 
 async def supervise(
