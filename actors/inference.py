@@ -174,11 +174,9 @@ class InferenceActor(Inference):
                 if delta.stop_reason is not None:
                     found += parser.finish()
                 for piece in found:
-                    called = isinstance(piece, ToolCall)
+                    text, call = ("", piece) if isinstance(piece, ToolCall) else (piece, None)
                     yield ChatCompletionResponseStreamChunk(
-                        text_delta="" if called else piece,
-                        tool_call=piece if called else None,
-                        logprobs=_logprobs(request, tokens),
+                        text_delta=text, tool_call=call, logprobs=_logprobs(request, tokens)
                     )
                     tokens = []
                 if delta.stop_reason is not None:

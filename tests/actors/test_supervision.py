@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 from anyio.abc import TaskStatus
+
 from ayllu.actors.supervision import Backoff, Start, supervise
 from ayllu.schemas import InvalidRequest
 

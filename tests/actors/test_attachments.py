@@ -1,0 +1,96 @@
+"""Attachments as text."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ayllu.actors.attachments import text_of
+from ayllu.schemas import Attachment, Content, InvalidRequest, Unsupported
+
+
+def read(content: Content) -> str:
+    return text_of(content, model="small", where="content")
+
+
+def attachment(url: str, mime_type: str = "text/plain") -> Attachment:
+    return Attachment(url=url, mime_type=mime_type)
+
+
+@given(st.text())
+def test_plain_text_stays_as_it_is(text: str) -> None:
+    assert read(text) == text
+
+
+@pytest.mark.requirement("attachments-text")
+@given(st.text())
+def test_base64_text_is_inlined(text: str) -> None:
+    url = "data:text/plain;base64," + base64.b64encode(text.encode()).decode()
+    assert read(attachment(url)) == f"[attachment of type text/plain]\n{text}\n[end of attachment]"
+
+
+@pytest.mark.requirement("attachments-text")
+@pytest.mark.parametrize(
+    ("url", "mime_type", "expected"),
+    [
+        ("data:,a%2Cb%20c", "text/csv", "a,b c"),
+        ("data:text/plain;charset=latin-1,%e9", "text/plain", "é"),
+        ("data:,%e9", 'text/plain; charset="latin-1"', "é"),
+        ("data:;BASE64,e30=", "Application/JSON", "{}"),
+        ("data:,<a/>", "application/atom+xml", "<a/>"),
+    ],
+)
+def test_text_types_and_charsets(url: str, mime_type: str, expected: str) -> None:
+    assert read(attachment(url, mime_type)).splitlines()[1] == expected
+
+
+@pytest.mark.requirement("attachments-text")
+def test_parts_are_joined_in_order() -> None:
+    lines = read(["before", attachment("data:,x"), "after"]).splitlines()
+    assert lines == [
+        "before",
+        "[attachment of type text/plain]",
+        "x",
+        "[end of attachment]",
+        "after",
+    ]
+
+
+@pytest.mark.requirement("attachments-refused")
+@pytest.mark.parametrize("mime_type", ["image/png", "application/pdf", "audio/wav", ""])
+def test_other_types_are_unsupported(mime_type: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        read(["see", attachment("data:,x", mime_type)])
+    assert "content[1]" in caught.value.message
+    assert "small" in caught.value.message
+    assert mime_type in caught.value.message
+
+
+@pytest.mark.requirement("attachments-refused")
+@pytest.mark.parametrize("url", ["https://example.org/a.txt", "http://x", "file:///etc/passwd"])
+def test_addresses_are_not_fetched(url: str) -> None:
+    with pytest.raises(Unsupported):
+        read(attachment(url))
+
+
+@pytest.mark.requirement("attachments-refused")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:text/plain",
+        "data:;base64,???",
+        "data:;base64,abc",
+        "data:,%zz",
+        "data:,%ff",
+        "data:;charset=nonsense,x",
+        "data:;charset=hex,x",
+    ],
+)
+def test_malformed_data_is_an_invalid_request(url: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read(attachment(url))
+    assert not isinstance(caught.value, Unsupported)
+    assert "content" in caught.value.message
