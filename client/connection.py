@@ -24,6 +24,8 @@ MAX_FRAME = 64 << 20
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between attempts to connect again, doubled from the first to the longest."""
 CONNECT_SECONDS = 10.0
+GRACE_SECONDS = 5.0
+"""How long after a call's deadline the gateway, which keeps it too, may take to say so."""
 
 
 class WebsocketCall:
@@ -42,10 +44,18 @@ class WebsocketCall:
         return None if self._unary else self._state.result
 
     async def take(self) -> list[bytes]:
-        """Return all events that wait, at least one (of a unary call, its reply); nothing when it has ended well."""
+        """Return all events that wait, at least one (of a unary call, its reply); nothing when it has ended well.
+
+        Raises:
+            AylluError: the call ended in an error.
+        """
         state = self._state
-        while not state.events and not state.ended:
-            await self._connection.changed(state)
+        with anyio.move_on_after(self._give_up_at - anyio.current_time()):
+            while not state.events and not state.ended:
+                await self._connection.changed(state)
+        if not state.events and not state.ended:
+            self.close()
+            raise DeadlineExceeded("the gateway did not answer within the deadline")
         if state.events:
             events = list(state.events)
             state.events.clear()
@@ -73,9 +83,9 @@ class Connection:
         self._connected = asyncio.Event()
 
     async def call(
-        self, method: str, payload: bytes, *, unary: bool, timeout: float | None = None
+        self, method: str, payload: bytes, *, unary: bool, timeout: float
     ) -> WebsocketCall:
-        """Start a call by its name; waits while the connection is being made again.
+        """Start a call by its name, with a deadline in seconds; waits while the connection is being made again.
 
         Raises:
             DeadlineExceeded: the connection was not back within the call's timeout.
@@ -87,7 +97,7 @@ class Connection:
             raise DeadlineExceeded("the gateway was not reached within the deadline") from error
         number, state = self._session.start(method, payload, timeout)
         self._work.set()
-        return WebsocketCall(self, number, state, unary=unary)
+        return WebsocketCall(self, number, state, unary=unary, timeout=timeout)
 
     def cancel(self, call: int) -> None:
         """Cancel a call that has not ended."""
@@ -132,24 +142,26 @@ class Connection:
 
     async def keep(self, websocket: ClientConnection) -> None:
         """Drive the connection, and make it again whenever it breaks, until cancelled."""
+        wait = FIRST_WAIT
         while True:
             self._connected.set()
+            began = anyio.current_time()
             try:
                 await self._drive(websocket)
             finally:
                 self._connected.clear()
                 for state in self._session.lose(BusError("the connection to the gateway broke")):
                     self._wake(state)
-            websocket = await self._open_again()
-
-    async def _open_again(self) -> ClientConnection:
-        wait = FIRST_WAIT
-        while True:
-            try:
-                return await self.open()
-            except BusError:
+            if anyio.current_time() - began > LONGEST_WAIT:
+                wait = FIRST_WAIT
+            while True:
                 await anyio.sleep(wait)
                 wait = min(LONGEST_WAIT, 2 * wait)
+                try:
+                    websocket = await self.open()
+                    break
+                except BusError as error:
+                    log.debug("not yet: %s", error)
 
     async def _drive(self, websocket: ClientConnection) -> None:
         """Send and receive until the connection breaks."""

@@ -88,15 +88,14 @@ class ClientSession:
         """How many calls have not ended."""
         return len(self._calls)
 
-    def start(self, method: str, payload: bytes, timeout: float | None) -> tuple[int, CallState]:
-        """Begin a call: its frame goes to `outgoing`."""
+    def start(self, method: str, payload: bytes, timeout: float) -> tuple[int, CallState]:
+        """Begin a call with a deadline in seconds: its frame goes to `outgoing`."""
         self._next_id += 1
-        deadline = b"" if timeout is None else b',"timeout":%b' % encode(timeout)
-        frame = b'{"jsonrpc":"2.0","id":%d,"method":%b,"params":%b%b}' % (
+        frame = b'{"jsonrpc":"2.0","id":%d,"method":%b,"params":%b,"timeout":%b}' % (
             self._next_id,
             encode(method),
             payload,
-            deadline,
+            encode(timeout),
         )
         self.outgoing.append(frame.decode())
         state = self._calls[self._next_id] = CallState()

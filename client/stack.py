@@ -89,7 +89,7 @@ class _Stack(_Namespace):
             operation.name,
             payload,
             unary=operation.kind == "unary",
-            timeout=timeout or self._timeout,
+            timeout=timeout or self._timeout or operation.timeout,
         )
 
     def api(self, protocol: type) -> object:
