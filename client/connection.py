@@ -31,12 +31,21 @@ GRACE_SECONDS = 5.0
 class WebsocketCall:
     """A call over the websocket (a `RunningCall`)."""
 
-    def __init__(self, connection: Connection, call: int, state: CallState, *, unary: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        call: int,
+        state: CallState,
+        *,
+        unary: bool,
+        timeout: float,
+    ) -> None:
         self._connection = connection
         self._id = call
         self._state = state
         self._unary = unary
         self._given = False
+        self._give_up_at = anyio.current_time() + timeout + GRACE_SECONDS
 
     @property
     def result(self) -> bytes | None:
