@@ -80,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--watch", action="store_true", help="the way of systems without prctl")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
-    os.umask(0o077)  # What such a program writes is its owner's only. (uvloop cannot set it from outside.)
+    os.umask(
+        0o077
+    )  # What such a program writes is its owner's only. (uvloop cannot set it from outside.)
     if sys.platform != "linux" or options.watch:
         return _watch_over(options.command, options.keep_fd)
     die_with_parent(options.parent)

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -29,6 +29,7 @@ from anyio.abc import Process
 
 from ..schemas import BusError, Conflict
 from .lifeline import launch_command
+from .processes import stop_process
 
 USER = "ayllu"
 MAX_PAYLOAD = 1 << 20
@@ -139,7 +140,7 @@ async def embedded_server(
             process=process,
         )
     finally:
-        await _stop(process)
+        await stop_process(process, patience=STOP_SECONDS)
 
 
 def find_program() -> str:
@@ -247,16 +248,3 @@ def _read_ports(ports: Path) -> tuple[str, str] | None:
         except (ValueError, KeyError, IndexError, OSError):
             return None  # it is still being written
     return None
-
-
-async def _stop(process: Process) -> None:
-    with anyio.CancelScope(shield=True):
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.terminate()
-            with anyio.move_on_after(STOP_SECONDS):
-                await process.wait()
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-        await process.aclose()

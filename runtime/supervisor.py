@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,10 +23,11 @@ from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, get
 from typing import Any
 
 import anyio
-from anyio.abc import ByteReceiveStream, Process, TaskStatus
+from anyio.abc import ByteReceiveStream, TaskStatus
 from anyio.streams.text import TextReceiveStream
 
 from ..actors.supervision import supervise
+from ..bus.processes import stop_process
 from ..bus.server import embedded_server
 from ..schemas import BusError, InvalidRequest, PermissionDenied
 from .worker import READY_LINE, announce
@@ -202,7 +202,7 @@ async def run_child(
             task_status.started()
         status = await process.wait()
     finally:
-        await stop_process(process)
+        await stop_process(process, patience=STOP_SECONDS)
     if status == EXIT_MISCONFIGURED:
         raise InvalidRequest(f"{name} cannot be started as it is configured")
     raise RuntimeError(f"{name} ended with status {status}")
@@ -215,20 +215,6 @@ async def _says_ready(stdout: ByteReceiveStream) -> bool:
         if READY_LINE in said.splitlines():
             return True
     return False
-
-
-async def stop_process(process: Process) -> None:
-    """End a process that may have ended: SIGTERM, and after `STOP_SECONDS` SIGKILL."""
-    with anyio.CancelScope(shield=True):
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.terminate()
-            with anyio.move_on_after(STOP_SECONDS):
-                await process.wait()
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-        await process.aclose()
 
 
 async def up(options: UpOptions) -> None:

@@ -254,44 +254,39 @@ async def ask(bus: Bus, operation: str, payload: bytes, replies: int) -> list[Me
     return got
 
 
+async def end_of(bus: Bus, payload: bytes, headers: dict[str, str]) -> bytes:
+    """Return the terminal frame of a request that is made by hand."""
+    inbox, ended = bus.transport.inbox(), anyio.Event()
+    frames: list[bytes] = []
+
+    def receive(message: Message) -> None:
+        if message.subject.endswith(".e"):
+            frames.append(message.payload)
+            ended.set()
+
+    async with bus.transport.subscribe(f"{inbox}.*", receive):
+        await bus.transport.publish(
+            "ayllu.v1.op.shapes.shout",
+            payload,
+            reply=inbox,
+            headers={EXCHANGE_HEADER: "1", **headers},
+        )
+        await ended.wait()
+    return frames[0]
+
+
 @pytest.mark.parametrize("timeout", ["soon", "-1", "nan", "inf"])
 async def test_a_timeout_that_is_none_is_refused(open_bus: OpenBus, timeout: str) -> None:
     async with serving(open_bus) as (bus, _, _actor):
-        inbox, ended = bus.transport.inbox(), anyio.Event()
-        frames: list[bytes] = []
-
-        def receive(message: Message) -> None:
-            if message.subject.endswith(".e"):
-                frames.append(message.payload)
-                ended.set()
-
-        headers = {EXCHANGE_HEADER: "1", TIMEOUT_HEADER: timeout}
-        async with bus.transport.subscribe(f"{inbox}.*", receive):
-            await bus.transport.publish(
-                "ayllu.v1.op.shapes.shout", b'{"text":""}', reply=inbox, headers=headers
-            )
-            await ended.wait()
-        assert b"invalid_request" in frames[0]
+        frame = await end_of(bus, b'{"text":""}', {TIMEOUT_HEADER: timeout})
+        assert b"invalid_request" in frame
 
 
 async def test_a_claim_that_is_none_is_refused(open_bus: OpenBus) -> None:
     async with serving(open_bus) as (bus, _, _actor):
-        inbox, ended = bus.transport.inbox(), anyio.Event()
-        frames: list[bytes] = []
-
-        def receive(message: Message) -> None:
-            if message.subject.endswith(".e"):
-                frames.append(message.payload)
-                ended.set()
-
-        headers = {EXCHANGE_HEADER: "1", CLAIM_HEADER: "1"}
-        async with bus.transport.subscribe(f"{inbox}.*", receive):
-            await bus.transport.publish(
-                "ayllu.v1.op.shapes.shout", b"nonsense", reply=inbox, headers=headers
-            )
-            await ended.wait()
-        assert b"error" in frames[0]
-        assert b"internal" not in frames[0]
+        frame = await end_of(bus, b"nonsense", {CLAIM_HEADER: "1"})
+        assert b"error" in frame
+        assert b"internal" not in frame
 
 
 @pytest.mark.requirement("exchange-dead-caller")
