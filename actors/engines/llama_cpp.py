@@ -19,7 +19,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import xllamacpp
+import xllamacpp as _xllamacpp
 
 from ...schemas import (
     EngineDead,
@@ -33,6 +33,7 @@ from .engine import Capability, Delta, Generation, Prompt
 from .llama_cpp_call import LlamaCppCall
 
 log = logging.getLogger(__name__)
+xllamacpp: Any = _xllamacpp  # an extension module without type information
 
 CLOSE_SECONDS = 5.0
 """How long a cancelled generation is waited for. llama.cpp notices within one batch, mostly below a second."""
@@ -71,11 +72,11 @@ class LlamaCppEngine:
         )
         self._model = model
         self._folder: Path | None = None
-        self._server: xllamacpp.Server | None = None
+        self._server: Any = None
         self._threads: ThreadPoolExecutor | None = None
         self._free = anyio.Semaphore(slots)
         self._running: set[LlamaCppCall] = set()
-        self._death: EngineDead | None = None
+        self._death: str | None = None
 
     @property
     def running(self) -> int:
@@ -99,12 +100,12 @@ class LlamaCppEngine:
 
     async def __aexit__(self, *exc: object) -> None:
         """Unload the model; generations that still run are cancelled."""
-        self._death = self._death or EngineDead(f"the engine of {self._model.name} was closed")
+        self._death = self._death or f"the engine of {self._model.name} was closed"
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(CLOSE_SECONDS):
                 calls = tuple(self._running)
                 for call in calls:
-                    call.cancel(self._death)
+                    call.cancel(EngineDead(self._death))
                 for call in calls:
                     await call.ended.wait()
             if self._running:
@@ -123,7 +124,7 @@ class LlamaCppEngine:
         self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="llama.cpp")
         self._death = None
 
-    def _parameters(self, folder: Path) -> xllamacpp.CommonParams:
+    def _parameters(self, folder: Path) -> Any:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(self._model)
         parameters.n_ctx = self.context * self.slots  # llama.cpp divides it among the slots
@@ -155,7 +156,7 @@ class LlamaCppEngine:
 
         # A prompt that cannot fit is refused before any work.
         prompt = [0] * (self.context + _PADDING)
-        self._server_or_raise().handle_completions({"prompt": prompt, "stream": True}, take)
+        self._server.handle_completions({"prompt": prompt, "stream": True}, take)
         context = answers[0].get("error", {}).get("n_ctx", 0) if answers else 0
         if context < self.context:
             raise EngineError(
@@ -170,12 +171,11 @@ class LlamaCppEngine:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _server_or_raise(self) -> xllamacpp.Server:
+    def _raise_if_dead(self) -> None:
         if self._death is not None:
-            raise self._death
+            raise EngineDead(self._death)
         if self._server is None:
             raise EngineDead(f"the engine of {self._model.name} was not started")
-        return self._server
 
     async def generate(self, prompt: Prompt, generation: Generation) -> AsyncGenerator[Delta, None]:
         """Generate text; see `InferenceEngine.generate`.
@@ -188,17 +188,10 @@ class LlamaCppEngine:
             InvalidRequest: llama.cpp cannot read the JSON schema or the dialog.
         """
         request = _request(prompt, generation)
-        self._server_or_raise()
+        self._raise_if_dead()
         await self._free.acquire()
         try:
-            server, threads = self._server_or_raise(), self._threads
-            assert threads is not None
-            method = (
-                server.handle_chat_completions if prompt.text is None else server.handle_completions
-            )
-            call = LlamaCppCall(method, request, on_end=self._ended)
-            threads.submit(call.run)
-            self._running.add(call)
+            call = self._begin(request)
         except BaseException:
             self._free.release()
             raise
@@ -213,11 +206,23 @@ class LlamaCppEngine:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                 await call.ended.wait()
 
+    def _begin(self, request: dict[str, Any]) -> LlamaCppCall:
+        self._raise_if_dead()
+        assert self._threads is not None
+        server = self._server
+        method = (
+            server.handle_chat_completions if "messages" in request else server.handle_completions
+        )
+        call = LlamaCppCall(method, request, on_end=self._ended)
+        self._threads.submit(call.run)
+        self._running.add(call)
+        return call
+
     def _ended(self, call: LlamaCppCall) -> None:
         self._running.discard(call)
         self._free.release()
         if isinstance(call.error, EngineDead):
-            self._death = self._death or call.error
+            self._death = self._death or call.error.message
 
 
 def _request(prompt: Prompt, generation: Generation) -> dict[str, Any]:
@@ -263,9 +268,10 @@ def _sampling(sampling: SamplingParams) -> dict[str, Any]:
     strategy = sampling.strategy
     values: dict[str, Any] = {"samplers": _SAMPLERS[strategy]}
     if strategy is SamplingStrategy.greedy:
-        return values | {"temperature": 0.0, "top_k": 1}
-    values["temperature"] = sampling.temperature
-    values[strategy.value] = getattr(sampling, strategy.value)
+        values |= {"temperature": 0.0, "top_k": 1}
+    else:
+        values["temperature"] = sampling.temperature
+        values[strategy.value] = getattr(sampling, strategy.value)
     if sampling.seed is not None:
         # A prompt that is partly cached is computed in other batches, which rounds differently.
         values |= {"seed": sampling.seed, "cache_prompt": False}

@@ -91,6 +91,7 @@ class LlamaCppCall:
         except BaseException as unexpected:
             log.exception("llama.cpp failed")
             error = EngineDead(f"llama.cpp failed: {unexpected!r}")
+        del self._method  # the model can be unloaded, whoever still holds the answer
         self._call_soon(self._finish, error)
 
     def _take(self, answer: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
@@ -36,7 +37,7 @@ class ScriptedEngine:
         running: how many generations hold a slot.
         started: how many generations ever got a slot.
         cancelled: how many of them were closed before their end.
-        prompts: what they were asked, in order.
+        prompts: what the last of them were asked, in order.
     """
 
     name = "scripted"
@@ -55,7 +56,7 @@ class ScriptedEngine:
         self.running = 0
         self.started = 0
         self.cancelled = 0
-        self.prompts: list[tuple[Prompt, Generation]] = []
+        self.prompts: deque[tuple[Prompt, Generation]] = deque(maxlen=100)
         self._script = script
         self._free = anyio.Semaphore(slots)
         self._changed = anyio.Event()
