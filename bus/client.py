@@ -55,6 +55,8 @@ async def open_call(
         if not models:
             return Unavailable("no live actor serves any model at present")
         names = sorted({name for m in models for name in (m["name"], *m.get("aliases", []))})
+        if model in names:  # Its actor is just coming up, or coming back after the bus was away.
+            return Unavailable(f"the model {model!r} is not ready yet")
         return ModelNotFound(
             f"no live actor serves the model {model!r}; served are {', '.join(names)}",
             details={"model": model, "served": names},

@@ -31,11 +31,12 @@ async def test_01_a_slow_reader_loses_nothing(nats_url: str) -> None:
     async with connect_nats(nats_url) as transport:
         streams = transport.storage.streams
         await streams.ensure(spec("R1"))
+        found: list[int] = []
         async with streams.read("R1") as entries, anyio.create_task_group() as tasks:
             for number in range(200):
                 tasks.start_soon(_append, streams, "rule.R1.a", bytes(100_000), f"{number}")
             with anyio.fail_after(30):
-                found = [(await anext(entries)).sequence]
+                found.append((await anext(entries)).sequence)
                 while (await streams.state("R1")).last < 200:  # the reader does not read
                     await anyio.sleep(0.02)
                 found += [(await anext(entries)).sequence for _ in range(199)]
