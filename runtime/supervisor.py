@@ -26,7 +26,7 @@ import anyio
 from anyio.abc import ByteReceiveStream, TaskStatus
 from anyio.streams.text import TextReceiveStream
 
-from ..actors.supervision import supervise
+from ..actors.supervision import Start, supervise
 from ..bus.processes import stop_process
 from ..bus.server import embedded_server
 from ..schemas import BusError, InvalidRequest, PermissionDenied
@@ -122,7 +122,7 @@ class Tree:
 
         async def run_bus(*, task_status: TaskStatus[None]) -> None:
             with bus:
-                await _supervised("nats-server", self._run_bus, task_status=task_status)
+                await supervise("nats-server", self._run_bus, task_status=task_status)
 
         async with anyio.create_task_group() as tasks:
             try:
@@ -136,7 +136,7 @@ class Tree:
         async with anyio.create_task_group() as workers:
             async with anyio.create_task_group() as starting:
                 for kind in ("inference", "gateway"):
-                    starting.start_soon(workers.start, _supervised, kind, self._worker(kind))
+                    starting.start_soon(workers.start, supervise, kind, self._worker(kind))
             task_status.started()
 
     async def _run_bus(self, *, task_status: TaskStatus[Any]) -> None:
@@ -148,7 +148,7 @@ class Tree:
             await server.process.wait()
             raise BusError(f"nats-server ended with status {server.process.returncode}")
 
-    def _worker(self, kind: str) -> Any:
+    def _worker(self, kind: str) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
             arguments = ["worker", kind]
             if self._options.config is not None:
@@ -160,10 +160,6 @@ class Tree:
             await run_child(kind, arguments, self._bus_url, fds, task_status=task_status)
 
         return start
-
-
-async def _supervised(name: str, start: Any, *, task_status: TaskStatus[None]) -> None:
-    await supervise(name, start, task_status=task_status)
 
 
 async def run_child(

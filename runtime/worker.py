@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from socket import socket
@@ -18,7 +18,7 @@ from anyio.abc import TaskStatus
 from ..actors.inference import InferenceActor
 from ..actors.models import ModelsActor
 from ..actors.registry import ModelSpec, build_engine
-from ..actors.supervision import supervise
+from ..actors.supervision import Start, supervise
 from ..bus.bus import Bus, connect
 from ..bus.service import serve
 from .config import Config
@@ -45,49 +45,38 @@ class Setting:
     listener: socket | None
 
 
-class Kind:
-    """A kind of actors that a worker can run: a name, one line of help, and the functions to supervise."""
-
-    def __init__(
-        self,
-        help_: str,
-        starts: Callable[[Setting], Sequence[tuple[str, Callable[..., Awaitable[None]]]]],
-    ) -> None:
-        self.help = help_
-        self.starts = starts
-
-
-def _inference(setting: Setting) -> list[tuple[str, Callable[..., Awaitable[None]]]]:
-    def start_of(spec: ModelSpec) -> Callable[..., Awaitable[None]]:
+def _inference(setting: Setting) -> Mapping[str, Start]:
+    def start_of(spec: ModelSpec) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
-            engine = build_engine(spec)
-            async with engine:
+            async with build_engine(spec) as engine:
                 actor = InferenceActor(engine, name=spec.name, aliases=spec.aliases)
                 await serve(setting.bus, actor, task_status=task_status)
 
         return start
 
-    return [(f"model {spec.name}", start_of(spec)) for spec in setting.config.served_models]
+    return {f"model {spec.name}": start_of(spec) for spec in setting.config.served_models}
 
 
-def _gateway(setting: Setting) -> list[tuple[str, Callable[..., Awaitable[None]]]]:
+def _gateway(setting: Setting) -> Mapping[str, Start]:
     async def start(*, task_status: TaskStatus[Any]) -> None:
         if setting.listener is None:
             raise RuntimeError("a gateway needs a listening socket")
-        await serve_gateway(
-            setting.bus, setting.config.gateway, setting.listener, task_status=task_status
-        )
+        # A copy: the server closes it when it ends, and the next one needs it again.
+        with setting.listener.dup() as listener:
+            config = setting.config.gateway
+            await serve_gateway(setting.bus, config, listener, task_status=task_status)
 
     async def start_models(*, task_status: TaskStatus[Any]) -> None:
         await serve(setting.bus, ModelsActor(setting.bus), task_status=task_status)
 
-    return [("models", start_models), ("gateway", start)]
+    return {"models": start_models, "gateway": start}
 
 
-KINDS = {
-    "gateway": Kind("HTTP and websocket clients' way in", _gateway),
-    "inference": Kind("the configured models", _inference),
+KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
+    "gateway": _gateway,
+    "inference": _inference,
 }
+"""What a worker can run: for each kind, what to supervise by its name."""
 
 
 async def run_actors(
@@ -100,17 +89,9 @@ async def run_actors(
     async with anyio.create_task_group() as supervisors:
         async with anyio.create_task_group() as starting:
             for kind in kinds:
-                for name, start in KINDS[kind].starts(setting):
-
-                    async def begin(name: str = name, start: Any = start) -> None:
-                        await supervisors.start(_supervise, name, start)
-
-                    starting.start_soon(begin)
+                for name, start in KINDS[kind](setting).items():
+                    starting.start_soon(supervisors.start, supervise, name, start)
         task_status.started()
-
-
-async def _supervise(name: str, start: Any, *, task_status: TaskStatus[None]) -> None:
-    await supervise(name, start, task_status=task_status)
 
 
 async def run_worker(

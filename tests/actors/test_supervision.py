@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 from anyio.abc import TaskStatus
 
+from ayllu.actors.engines.scripted import ScriptedEngine, script_from
+from ayllu.actors.inference import InferenceActor
 from ayllu.actors.supervision import Backoff, Start, supervise
-from ayllu.schemas import InvalidRequest
+from ayllu.bus import client, local_bus, serve
+from ayllu.schemas import AylluError, CompletionRequest, EngineDead, Inference, InvalidRequest
 
 QUICK = Backoff(first=0.001, most=0.002)
 
@@ -79,6 +84,39 @@ async def test_what_ends_by_itself_has_crashed() -> None:
             await tasks.start(_supervise, ends)
             await steady.wait()
             tasks.cancel_scope.cancel()
+
+
+@pytest.mark.asyncio
+@pytest.mark.requirement("supervision")
+async def test_an_engine_that_dies_is_replaced_and_its_callers_may_retry() -> None:
+    engines: list[ScriptedEngine] = []
+    request = CompletionRequest(model="m", content="one two")
+
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        # The first engine waits for ever; the one that replaces it answers.
+        engine = ScriptedEngine(script_from("echo" if engines else "stall:1"))
+        engines.append(engine)
+        async with engine:
+            await serve(bus, InferenceActor(engine, name="m"), task_status=task_status)
+
+    with anyio.fail_after(10):
+        async with local_bus() as bus, anyio.create_task_group() as tasks:
+            await tasks.start(_supervise, start)
+            stream = client(Inference, bus).stream_completion(request)
+            await anext(stream)
+            engines[0].die()
+            with pytest.raises(EngineDead) as dead:
+                await anext(stream)
+            assert dead.value.retryable
+            answer = ""
+            while not answer:
+                try:
+                    answer = str((await client(Inference, bus).completion(request)).content)
+                except AylluError as error:
+                    assert error.retryable
+            assert answer.split() == ["one", "two"]
+            tasks.cancel_scope.cancel()
+    assert len(engines) == 2
 
 
 def test_waits_double_up_to_a_limit() -> None:

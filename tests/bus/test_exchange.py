@@ -177,6 +177,12 @@ def test_a_malformed_frame_fails_the_call(kind: str, payload: bytes) -> None:
     assert isinstance(failure(machine).error, BusError)
 
 
+def test_a_frame_of_a_later_version_is_skipped() -> None:
+    machine = caller()
+    machine.receive("z", b"?", 1.0)
+    assert machine.outcome is None
+
+
 def test_what_comes_after_the_end_changes_nothing() -> None:
     machine = caller()
     machine.receive(END, Responder().end(), 1.0)
