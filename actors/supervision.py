@@ -10,8 +10,6 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import TaskStatus
 
-from ..schemas import InvalidRequest
-
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +50,6 @@ async def supervise(
     What it runs owns its tasks; nothing of a crashed run is left when the next begins.
 
     Raises:
-        InvalidRequest: it is configured wrongly, which no restart mends.
         Exception: whatever it raised before it was ready for the first time.
     """
     ready = crashes = 0
@@ -69,8 +66,6 @@ async def supervise(
         try:
             await start(task_status=Readiness())
             raise RuntimeError(f"{name} ended by itself")
-        except InvalidRequest:
-            raise
         except Exception as error:
             if not ready:
                 raise

@@ -59,14 +59,14 @@ class Call:
         self._machine = machine
         self._explain_absence = explain_absence
         self._arrived = asyncio.Event()
+        self._result: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._set_timer()
 
     @property
     def result(self) -> bytes | None:
-        """The assembled reply of a stream, once it has ended."""
-        outcome = self._machine.outcome
-        return outcome.result if isinstance(outcome, Ended) else None
+        """The assembled reply of a stream, once `take` has returned nothing."""
+        return self._result
 
     async def take(self) -> list[bytes]:
         """Return all events that wait, at least one; nothing when the call has ended well.
@@ -83,12 +83,17 @@ class Call:
         if not machine.events:
             if isinstance(machine.outcome, Failed):
                 raise await self._error(machine.outcome)
+            if isinstance(machine.outcome, Ended) and machine.outcome.result is not None:
+                self._result = await self._calls.load(machine.outcome.result)
             return []
-        events = machine.take()
-        self._calls.flush(machine)
-        return [
-            event if isinstance(event, bytes) else await self._calls.load(event) for event in events
+        # Taken only when all are fetched: a reader that is cancelled meanwhile finds them again.
+        events = [
+            event if isinstance(event, bytes) else await self._calls.load(event)
+            for event in list(machine.events)
         ]
+        machine.take(len(events))
+        self._calls.flush(machine)
+        return events
 
     async def _error(self, outcome: Failed) -> AylluError:
         if outcome.absent and self._explain_absence is not None:
@@ -223,8 +228,10 @@ class Calls:
         if call is not None:
             call.receive(kind, message, asyncio.get_running_loop().time())
 
-    async def load(self, claimed: Claimed) -> bytes:
-        """Fetch an event that was too large for a message."""
+    async def load(self, claimed: bytes | Claimed) -> bytes:
+        """Return an event, fetched if it was too large for a message."""
+        if isinstance(claimed, bytes):
+            return claimed
         if self._claims is None:
             raise BusError("an event came by claim check, but this bus has no object store")
         return await self._claims.load(claimed.reference)

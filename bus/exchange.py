@@ -69,6 +69,8 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     count: int
     error: ErrorInfo | None = None
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    claim: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """In the place of a result that is too large for a message."""
 
 
 class Control(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,7 +94,7 @@ class Claimed:
 class Ended:
     """The exchange ended well; ``result`` is the assembled reply of a stream, if it has one."""
 
-    result: bytes | None
+    result: bytes | Claimed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,8 @@ class Caller:
             if end.error is not None:
                 self.outcome = Failed(error_from(end.error))
             elif self._check(end.count):
-                self.outcome = Ended(bytes(end.result) if end.result else None)
+                result = bytes(end.result) if end.result else None
+                self.outcome = Ended(Claimed(bytes(end.claim)) if end.claim else result)
 
     def absent(self) -> None:
         """The bus says that nobody listens on the request's subject."""
@@ -185,11 +188,11 @@ class Caller:
             self._fail(BusError(f"{count - self._count} frames were lost on the bus"))
         return count <= self._count
 
-    def take(self) -> list[bytes | Claimed]:
-        """Return the events that wait, and give credit for them."""
-        events = list(self.events)
-        self.events.clear()
-        self._taken += len(events)
+    def take(self, most: int | None = None) -> list[bytes | Claimed]:
+        """Return the events that wait (the first ``most`` of them), and give credit for them."""
+        count = len(self.events) if most is None else most
+        events = [self.events.popleft() for _ in range(count)]
+        self._taken += count
         if self._taken - self._credited >= WINDOW // 2 and self.control and self.outcome is None:
             self._credited = self._taken
             self.outgoing.append(encode(Control(received=self._taken)))
@@ -286,7 +289,10 @@ class Responder:
             self.cancelled = SlowConsumer("the reader of the stream took no events for too long")
         return encode(Heartbeat(self.count))
 
-    def end(self, error: AylluError | None = None, result: bytes | None = None) -> bytes:
+    def end(self, error: AylluError | None = None, result: bytes | Claimed | None = None) -> bytes:
         """Return the payload of the terminal frame."""
-        info = None if error is None else error.info
-        return encode(End(self.count, info, msgspec.Raw(result) if result else msgspec.UNSET))
+        if error is not None:
+            return encode(End(self.count, error.info))
+        if isinstance(result, Claimed):
+            return encode(End(self.count, claim=msgspec.Raw(result.reference)))
+        return encode(End(self.count, result=msgspec.Raw(result) if result else msgspec.UNSET))

@@ -30,6 +30,7 @@ from .exchange import (
     HEARTBEAT,
     HEARTBEAT_SECONDS,
     Accept,
+    Claimed,
     Responder,
 )
 from .transport import Message
@@ -54,7 +55,7 @@ class Handling:
         self._bus = bus
         self._message = message
         self._headers = message.headers or {}
-        self._exchange = EXCHANGE_HEADER in self._headers
+        self._exchange = EXCHANGE_HEADER in self._headers and message.reply is not None
         self._control = control
         self._machine = Responder()
         self._scope = anyio.CancelScope()
@@ -192,7 +193,11 @@ class Handling:
 
     async def _end(self, error: AylluError | None, result: bytes | None) -> None:
         if self._exchange:
-            await self._send(END, self._machine.end(error, result))
+            claims = self._bus.claims
+            kept: bytes | Claimed | None = result
+            if claims is not None and result is not None and len(result) > claims.limit:
+                kept = Claimed(await claims.store(result))
+            await self._send(END, self._machine.end(error, kept))
             return
         reply = self._message.reply
         if reply is None:

@@ -206,8 +206,11 @@ class NatsTransport:
         while (left := deadline - time.monotonic()) > 0 and not self._client.is_closed:
             try:
                 if self._client.is_connected:
-                    # A flush that a lost connection swallowed is not answered any more: ask again soon.
-                    await self._client.flush(min(1.0, left))  # type: ignore[arg-type]  # takes fractions
+                    # nats-py's ping overtakes what waits in its buffer. When the first is answered, the buffer has been
+                    # written; the second comes after it. A ping that a lost connection swallowed is not answered
+                    # any more: ask again soon.
+                    for _ in range(2):
+                        await self._client.flush(min(1.0, left))  # type: ignore[arg-type]  # takes fractions
                     return
             except (nats.errors.Error, OSError):
                 continue

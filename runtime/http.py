@@ -22,7 +22,6 @@ from ..bus.calls import TIMEOUT_HEADER, TRACE_HEADER, Call
 from ..bus.client import open_call
 from ..schemas import (
     AylluError,
-    BusError,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -31,6 +30,7 @@ from ..schemas import (
     TooLarge,
     encode,
 )
+from ..schemas.proxy import single_reply
 from ..schemas.webmethod import STREAM_SUFFIX
 from ..schemas.wire import convert, decode
 from .config import GatewayConfig
@@ -166,17 +166,14 @@ class OperationEndpoint:
     async def _answer(self, operation: Operation, call: Call, send: Send) -> None:
         """Send the reply, or the stream; an error before the first event has its own HTTP status."""
         try:
-            events = await call.take()
             if operation.kind == "unary":
-                await call.take()
-                if len(events) != 1:
-                    raise BusError("the actor did not answer with one reply")
+                await _send_whole(send, 200, await single_reply(call))
+                return
+            events = await call.take()
         except AylluError as error:
             await _send_whole(send, error.http_status, error_body(error))
             return
-        if operation.kind == "unary":
-            await _send_whole(send, 200, events[0])
-        elif operation.sse:
+        if operation.sse:
             await _send_events(send, call, events)
         else:
             await _send_lines(send, call, events)

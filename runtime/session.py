@@ -6,7 +6,7 @@ goes in as bytes and comes out spliced into frames, never decoded. docs/protocol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,8 @@ SERVER_ERROR: Final = -32000
 """Every other error of ours; which one stands in ``error.data``."""
 
 CANCEL_METHOD: Final = "$/cancel"
+MERGED_BYTES: Final = 64 << 10
+"""How much events that share a frame may amount to; clients limit the size of a frame, often to 1 MiB."""
 
 
 class _Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,8 +193,21 @@ class Session:
         # A call that has ended meanwhile is not an error: its response and the cancel crossed.
         return CancelCall(key) if key in self._next_index else None
 
-    def event_frame(self, key: bytes, events: list[bytes]) -> bytes:
-        """Return the notification that carries events of a call; their indexes are contiguous from 0."""
+    def event_frames(self, key: bytes, events: list[bytes]) -> Iterator[bytes]:
+        """Yield the notifications that carry events of a call, in as few frames as `MERGED_BYTES` allows."""
+        merged: list[bytes] = []
+        size = 0
+        for event in events:
+            if merged and size + len(event) > MERGED_BYTES:
+                yield self._event_frame(key, merged)
+                merged, size = [], 0
+            merged.append(event)
+            size += len(event)
+        if merged:
+            yield self._event_frame(key, merged)
+
+    def _event_frame(self, key: bytes, events: list[bytes]) -> bytes:
+        """Return one notification; the indexes of a call's events are contiguous from 0."""
         first = self._next_index[key]
         self._next_index[key] = first + len(events)
         return b'{"jsonrpc":"2.0","method":"event","params":{"id":%b,"index":%d,"events":[%b]}}' % (

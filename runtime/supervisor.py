@@ -29,7 +29,7 @@ from anyio.streams.text import TextReceiveStream
 from ..actors.supervision import Start, supervise
 from ..bus.processes import stop_process
 from ..bus.server import embedded_server
-from ..schemas import BusError, InvalidRequest, PermissionDenied
+from ..schemas import BusError, InvalidRequest, PermissionDenied, Unavailable
 from .worker import READY_LINE, announce
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ async def run_child(
 
     Raises:
         InvalidRequest: the child says that it is configured wrongly.
-        RuntimeError: it ended.
+        Unavailable: it ended.
     """
     # The bus's address has its credentials: it goes by the environment, which others cannot read.
     environment = {
@@ -201,7 +201,7 @@ async def run_child(
         await stop_process(process, patience=STOP_SECONDS)
     if status == EXIT_MISCONFIGURED:
         raise InvalidRequest(f"{name} cannot be started as it is configured")
-    raise RuntimeError(f"{name} ended with status {status}")
+    raise Unavailable(f"{name} ended with status {status}; what it said stands above")
 
 
 async def _says_ready(stdout: ByteReceiveStream) -> bool:

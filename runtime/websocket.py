@@ -6,6 +6,7 @@ while the socket is busy share the next frame.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -15,9 +16,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..bus.bus import Bus
 from ..bus.client import open_call
-from ..schemas import AylluError, Cancelled, Operation
+from ..schemas import AylluError, Cancelled, InternalError, Operation
+from ..schemas.proxy import single_reply
 from .config import GatewayConfig
 from .session import CancelCall, SendFrame, Session, StartCall
+
+log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "ayllu.v1"
 
@@ -76,9 +80,13 @@ class Connection:
                 frame = await self._follow(start)
         except AylluError as failure:
             error = failure
+        except WebSocketDisconnect:
+            return  # The reader sees it too, and ends the connection.
+        except Exception:
+            log.exception("%s failed in the gateway", start.operation.name)
+            error = InternalError("the gateway failed; its log says why")
         finally:
             del self._scopes[start.key]
-        # The reader sees a disconnect too, and ends the connection.
         with suppress(WebSocketDisconnect):
             await self._send(frame or self._session.failure_frame(start.key, error))
 
@@ -90,11 +98,10 @@ class Connection:
         )
         async with call:
             if operation.kind == "unary":
-                reply = await call.take()
-                await call.take()
-                return self._session.result_frame(key, reply[0])
+                return self._session.result_frame(key, await single_reply(call))
             while events := await call.take():
-                await self._send(self._session.event_frame(key, events))
+                for frame in self._session.event_frames(key, events):
+                    await self._send(frame)
             return self._session.result_frame(key, call.result)
 
     async def _send(self, frame: bytes) -> None:

@@ -135,6 +135,7 @@ def _exchange() -> Json:
         "count": _COUNT,
         "error": _ref("components", "schemas", "ErrorInfo"),
         "result": {"description": "The whole reply of a stream that has one."},
+        "claim": {"description": "A reference to that reply, where it is too large."},
     }
     control = {
         "type": "string",
@@ -165,7 +166,7 @@ def _exchange() -> Json:
             "heartbeat": {"summary": "`h`", "payload": _object({"count": _COUNT})},
             "end": {
                 "summary": "`e`: the last frame; with an error, the call failed.",
-                "payload": _object(end, optional=["error", "result"]),
+                "payload": _object(end, optional=["error", "result", "claim"]),
             },
         },
     }

@@ -91,6 +91,20 @@ class EventStream(Generic[E]):
             self._call.close()
 
 
+async def single_reply(running: RunningCall) -> bytes:
+    """Read a unary call to its end, and return its one reply.
+
+    Raises:
+        AylluError: the call ended in an error, or in another number of replies.
+    """
+    replies = await running.take()
+    while more := await running.take():
+        replies += more
+    if len(replies) != 1:
+        raise BusError(f"the call was answered by {len(replies)} replies, not one")
+    return replies[0]
+
+
 def unary_method(operation: Operation, carry: Carrier) -> Callable[..., Awaitable[Any]]:
     """Return the Protocol's method for an operation with one reply."""
 
@@ -98,14 +112,10 @@ def unary_method(operation: Operation, carry: Carrier) -> Callable[..., Awaitabl
         value = operation.input_from(args, kwargs)
         running = await carry(operation, encode_input(operation, value), value)
         try:
-            replies = await running.take()
-            while more := await running.take():
-                replies += more
+            reply = await single_reply(running)
         finally:
             running.close()
-        if len(replies) != 1:
-            raise BusError(f"{operation.name} was answered by {len(replies)} replies, not one")
-        return None if operation.output is None else decode(replies[0], operation.output)
+        return None if operation.output is None else decode(reply, operation.output)
 
     return call
 

@@ -69,6 +69,13 @@ def test_events_come_in_order_and_then_the_result() -> None:
     assert machine.outgoing == []
 
 
+@pytest.mark.requirement("claim-check")
+def test_a_result_that_is_too_large_comes_as_a_reference() -> None:
+    machine = caller()
+    machine.receive(END, Responder().end(result=Claimed(b'{"claim":"x"}')), 1.0)
+    assert machine.outcome == Ended(Claimed(b'{"claim":"x"}'))
+
+
 @pytest.mark.requirement("exchange-frames")
 def test_an_error_of_the_responder_is_the_outcome() -> None:
     machine = caller()

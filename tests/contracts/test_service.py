@@ -91,6 +91,12 @@ async def test_what_is_too_large_for_a_message_travels_through_the_store(open_bu
         assert text == "X" * size
         sizes = [len(n.padding) async for n in shapes.stream_count(CountRequest(to=2, size=size))]
         assert sizes == [size, size]
+        # Each event fits, what they amount to does not.
+        stream = shapes.stream_count(CountRequest(to=size // 6))
+        assert len([number async for number in stream]) == size // 6
+        assert isinstance(stream, EventStream)
+        assert stream.result is not None
+        assert len(decode(stream.result, Numbers).values) == size // 6
 
 
 @pytest.mark.requirement("one-error-tree")

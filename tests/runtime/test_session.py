@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ayllu.runtime.session import (
     INVALID_PARAMS,
     INVALID_REQUEST,
+    MERGED_BYTES,
     METHOD_NOT_FOUND,
     PARSE_ERROR,
     SERVER_ERROR,
@@ -70,14 +71,25 @@ def test_the_stream_flag_chooses_the_streamed_form() -> None:
 def test_events_have_contiguous_indexes_and_actor_bytes_are_spliced() -> None:
     state = session()
     key = started(state.receive(frame(id_="x"))).key
-    assert msgspec.json.decode(state.event_frame(key, [b'{"a":1}', b"2"])) == {
+    [frame_of_both] = state.event_frames(key, [b'{"a":1}', b"2"])
+    assert msgspec.json.decode(frame_of_both) == {
         "jsonrpc": "2.0",
         "method": "event",
         "params": {"id": "x", "index": 0, "events": [{"a": 1}, 2]},
     }
-    assert msgspec.json.decode(state.event_frame(key, [b"3"]))["params"]["index"] == 2
+    [frame_of_third] = state.event_frames(key, [b"3"])
+    assert msgspec.json.decode(frame_of_third)["params"]["index"] == 2
     assert msgspec.json.decode(state.result_frame(key, None))["result"] == {"count": 3}
     assert state.running == 0
+
+
+def test_events_that_are_large_together_come_in_several_frames() -> None:
+    state = session()
+    key = started(state.receive(frame())).key
+    half = b'"' + b"x" * (MERGED_BYTES // 2) + b'"'
+    frames = [msgspec.json.decode(f)["params"] for f in state.event_frames(key, [half, half, b"1"])]
+    assert [(f["index"], len(f["events"])) for f in frames] == [(0, 1), (1, 2)]
+    assert list(state.event_frames(key, [])) == []
 
 
 def test_a_result_is_spliced_and_frees_the_id() -> None:

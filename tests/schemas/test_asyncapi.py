@@ -155,7 +155,10 @@ def test_the_frames_of_the_exchange_are_described() -> None:
     assert set(exchange["messages"]) == {"accept", "data", "claim", "heartbeat", "end"}
     assert set(control["messages"]) == {"cancel", "credit"}
     end = exchange["messages"]["end"]["payload"]
-    assert (set(end["properties"]), end["required"]) == ({"count", "error", "result"}, ["count"])
+    assert (set(end["properties"]), end["required"]) == (
+        {"count", "error", "result", "claim"},
+        ["count"],
+    )
 
 
 class Discriminated(s.Wire, frozen=True):
