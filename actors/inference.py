@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -61,6 +61,22 @@ class InferenceActor(Inference):
         )
         self.service_metadata = {"models": encode([described]).decode()}
         self._engine = engine
+        self._name = name
+        self._wanted = 0  # generations that run or wait for a slot
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+
+    def service_stats(self) -> dict[str, Any]:
+        """Return what the engine is doing, and the tokens of all generations that came to their end."""
+        slots = self._engine.slots
+        return {
+            "model": self._name,
+            "slots": slots,
+            "slots_in_use": min(self._wanted, slots),
+            "waiting": max(0, self._wanted - slots),
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+        }
 
     async def completion(self, request: CompletionRequest) -> CompletionResponse:
         """Continue a text."""
@@ -149,11 +165,28 @@ class InferenceActor(Inference):
     ) -> ChatCompletionResponse:
         return assemble_chat([chunk async for chunk in self._chat(request, prompt, schema)])
 
+    @asynccontextmanager
+    async def _generate(
+        self, prompt: Prompt, generation: Generation
+    ) -> AsyncIterator[AsyncGenerator[Delta, None]]:
+        self._wanted += 1
+        try:
+            async with aclosing(self._engine.generate(prompt, generation)) as deltas:
+                yield deltas
+        finally:
+            self._wanted -= 1
+
+    def _count(self, last: Delta) -> None:
+        self._prompt_tokens += last.prompt_tokens
+        self._completion_tokens += last.completion_tokens
+
     async def _text(
         self, request: CompletionRequest, prompt: Prompt
     ) -> AsyncGenerator[CompletionResponseStreamChunk, None]:
-        async with aclosing(self._engine.generate(prompt, _generation(request))) as deltas:
+        async with self._generate(prompt, _generation(request)) as deltas:
             async for delta in deltas:
+                if delta.stop_reason is not None:
+                    self._count(delta)
                 yield CompletionResponseStreamChunk(
                     text_delta=delta.text,
                     stop_reason=delta.stop_reason,
@@ -167,12 +200,13 @@ class InferenceActor(Inference):
         generation = _generation(request, schema)
         parser = _parser(request, schema)
         tokens: list[dict[str, Any]] = []  # of text that was not given out yet
-        async with aclosing(self._engine.generate(prompt, generation)) as deltas:
+        async with self._generate(prompt, generation) as deltas:
             async for delta in deltas:
                 tokens += delta.logprobs or ()
                 found = parser.feed(delta.text)
                 if delta.stop_reason is not None:
                     found += parser.finish()
+                    self._count(delta)
                 for piece in found:
                     text, call = ("", piece) if isinstance(piece, ToolCall) else (piece, None)
                     yield ChatCompletionResponseStreamChunk(

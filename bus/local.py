@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ..schemas import BusError
 from .subjects import matches
-from .transport import Handler, Message, ServiceInfo
+from .transport import Handler, Message, ServiceInfo, ServiceStats
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,16 @@ class LocalTransport:
     def max_payload(self) -> int:
         """The largest payload of one message, in bytes."""
         return self._max_payload
+
+    @property
+    def connected(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def reconnects(self) -> int:
+        """Never."""
+        return 0
 
     @property
     def subscription_count(self) -> int:
@@ -105,6 +115,14 @@ class LocalTransport:
     async def discover(self, name: str, *, wait: float = 0.25) -> list[ServiceInfo]:  # noqa: ARG002
         """Return the live instances of a service; see `Transport.discover`."""
         return [info for _, info in sorted(self._services.items()) if info.name == name]
+
+    async def stats(self, name: str, *, wait: float = 0.25) -> list[ServiceStats]:  # noqa: ARG002
+        """Return what the live instances of a service tell of their work; see `Transport.stats`."""
+        return [
+            ServiceStats(info.name, info.id, info.stats())
+            for _, info in sorted(self._services.items())
+            if info.name == name and info.stats is not None
+        ]
 
     def inbox(self) -> str:
         """Return a new subject."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
@@ -18,14 +19,16 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.micro.request import Request
-from nats.micro.service import Service, ServiceConfig
+from nats.micro.service import EndpointStats, Service, ServiceConfig
 
 from ..schemas import BusError
 from .connection import bounded, excess, open_connection
 from .jetstream import JetStreamStorage
-from .transport import Endpoint, Handler, Message, ServiceInfo
+from .transport import Endpoint, Handler, Message, ServiceInfo, ServiceStats
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PATIENCE = 10.0
 PENDING_MESSAGES = 1 << 19
@@ -50,7 +53,20 @@ class _ServiceInfo(msgspec.Struct):
     endpoints: list[_EndpointInfo] | None = None
 
 
+class _EndpointStats(msgspec.Struct):
+    data: dict[str, Any] | None = None
+
+
+class _ServiceStats(msgspec.Struct):
+    """An answer to ``$SRV.STATS``; any program may give one."""
+
+    id: str
+    name: str
+    endpoints: list[_EndpointStats] | None = None
+
+
 _read_info = msgspec.json.Decoder(_ServiceInfo).decode
+_read_stats = msgspec.json.Decoder(_ServiceStats).decode
 
 
 class NatsTransport:
@@ -74,6 +90,11 @@ class NatsTransport:
     def connected(self) -> bool:
         """Whether the bus is there at this moment."""
         return self._client.is_connected
+
+    @property
+    def reconnects(self) -> int:
+        """How often the bus was lost and found again."""
+        return self._client.stats["reconnects"]
 
     async def publish(
         self,
@@ -143,6 +164,7 @@ class NatsTransport:
                     version=service.version,
                     description=service.description,
                     metadata=dict(service.metadata),
+                    stats_handler=None if service.stats is None else _stats_of(service.stats),
                 )
                 micro = Service(self._client, config)
                 stack.push_async_callback(bounded, micro.stop)
@@ -166,17 +188,7 @@ class NatsTransport:
     async def discover(self, name: str, *, wait: float = 0.25) -> list[ServiceInfo]:
         """Return the live instances of a service; see `Transport.discover`."""
         found: dict[str, ServiceInfo] = {}
-        nobody = anyio.Event()
-
-        def note(message: Message) -> None:
-            if message.no_responders:
-                nobody.set()
-                return
-            try:
-                info = _read_info(message.payload)
-            except msgspec.DecodeError:
-                log.warning("a service gave an unreadable description of itself on %s", name)
-                return
+        for info in await self._ask("INFO", name, _read_info, wait):
             endpoints = tuple(
                 Endpoint(one.name, one.subject, one.queue_group) for one in info.endpoints or ()
             )
@@ -188,13 +200,38 @@ class NatsTransport:
                 endpoints=endpoints,
                 id=info.id,
             )
+        return [found[id_] for id_ in sorted(found)]
+
+    async def stats(self, name: str, *, wait: float = 0.25) -> list[ServiceStats]:
+        """Return what the live instances of a service tell of their work; see `Transport.stats`."""
+        found: dict[str, ServiceStats] = {}
+        for stats in await self._ask("STATS", name, _read_stats, wait):
+            # The protocol has a place for an endpoint's data only: ours stands with each of them.
+            data = next((one.data for one in stats.endpoints or () if one.data), None)
+            if data is not None:
+                found[stats.id] = ServiceStats(stats.name, stats.id, data)
+        return [found[id_] for id_ in sorted(found)]
+
+    async def _ask(self, verb: str, name: str, read: Callable[[bytes], T], wait: float) -> list[T]:
+        """Ask all instances of a service, and return what comes within the time."""
+        answers: list[T] = []
+        nobody = anyio.Event()
+
+        def note(message: Message) -> None:
+            if message.no_responders:
+                nobody.set()
+                return
+            try:
+                answers.append(read(message.payload))
+            except msgspec.DecodeError:
+                log.warning("a service gave an unreadable %s of itself on %s", verb, name)
 
         inbox = self.inbox()
         async with self.subscribe(inbox, note):
-            await self.publish(f"$SRV.INFO.{name}", b"", reply=inbox)
+            await self.publish(f"$SRV.{verb}.{name}", b"", reply=inbox)
             with anyio.move_on_after(wait):
                 await nobody.wait()
-        return [found[id_] for id_ in sorted(found)]
+        return answers
 
     def inbox(self) -> str:
         """Return a new subject."""
@@ -231,6 +268,10 @@ def _deliver_to(handler: Handler, subject: str) -> Callable[[Msg], Awaitable[Non
             log.exception("a handler of %s failed", subject)
 
     return deliver
+
+
+def _stats_of(stats: Callable[[], Mapping[str, Any]]) -> Callable[[EndpointStats], Any]:
+    return lambda _: dict(stats())
 
 
 def _serve_with(

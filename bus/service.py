@@ -43,7 +43,8 @@ def implemented_operations(actor: object) -> tuple[Operation, ...]:
 def describe(actor: object) -> tuple[ServiceInfo, Mapping[str, Operation]]:
     """Return an actor as a service, and its operations by subject.
 
-    An actor may have ``service_name``, ``service_metadata`` and, where operations are routed by model, ``models``.
+    An actor may have ``service_name``, ``service_metadata``, a method ``service_stats`` (see `ServiceInfo.stats`) and, where
+    operations are routed by model, ``models``.
     """
     name: str = getattr(actor, "service_name", type(actor).__name__)
     subjects: dict[str, Operation] = {}
@@ -63,6 +64,7 @@ def describe(actor: object) -> tuple[ServiceInfo, Mapping[str, Operation]]:
         description=(type(actor).__doc__ or "").partition("\n")[0],
         metadata=getattr(actor, "service_metadata", {}),
         endpoints=endpoints,
+        stats=getattr(actor, "service_stats", None),
     )
     return info, subjects
 

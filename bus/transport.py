@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class ServiceInfo:
         metadata: facts for other programs, text only.
         endpoints: its subjects.
         id: the instance; filled in by the transport.
+        stats: returns what the instance tells about its work, JSON values only; asked rarely, and it returns at once.
     """
 
     name: str
@@ -62,6 +63,22 @@ class ServiceInfo:
     metadata: Mapping[str, str] = field(default_factory=dict)
     endpoints: Sequence[Endpoint] = ()
     id: str = ""
+    stats: Callable[[], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStats:
+    """What one instance of a service told about its work.
+
+    Attributes:
+        name: what it is.
+        id: the instance; another one after each restart.
+        data: what `ServiceInfo.stats` returned.
+    """
+
+    name: str
+    id: str
+    data: Mapping[str, Any]
 
 
 class Transport(Protocol):
@@ -70,6 +87,16 @@ class Transport(Protocol):
     @property
     def max_payload(self) -> int:
         """The largest payload of one message, in bytes."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the bus is there at this moment."""
+        ...
+
+    @property
+    def reconnects(self) -> int:
+        """How often the bus was lost and found again."""
         ...
 
     async def publish(
@@ -104,6 +131,10 @@ class Transport(Protocol):
 
     async def discover(self, name: str, *, wait: float = 0.25) -> list[ServiceInfo]:
         """Return the live instances of a service that answer within ``wait`` seconds, ordered by their ids."""
+        ...
+
+    async def stats(self, name: str, *, wait: float = 0.25) -> list[ServiceStats]:
+        """Return what the live instances of a service tell about their work, ordered by their ids."""
         ...
 
     def inbox(self) -> str:
