@@ -9,7 +9,7 @@ DATA_DIR ?= .ayllu
 PURE := 'schemas/*,bus/exchange.py,runtime/session.py,client/protocol.py'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check spec format clean
+.PHONY: help demo up test check bench spec format clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -47,6 +47,9 @@ check: $(VENV)/.dev  ## lint, formats, types, layers
 	$(BIN)/mypy tests examples
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.local  ## measure, print a table, and write bench.json (docs/performance.md); ONLY and PAIRS make it shorter
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(PAIRS),--pairs $(PAIRS))
 
 spec: $(VENV)/.local  ## write openapi.yaml, openapi.html and asyncapi.yaml into spec-out/
 	$(BIN)/ayllu spec --out spec-out

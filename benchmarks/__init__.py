@@ -1,0 +1,1 @@
+"""How fast ayllu is: see docs/performance.md."""

@@ -1,0 +1,107 @@
+"""``make bench``: measures, prints a table, and writes everything as JSON. docs/performance.md says what it means."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+import msgspec
+
+from ayllu.bus.server import embedded_server
+
+from . import idle, machine, model, startup, streams
+from .topology import SCRIPTED, Place
+
+PAIRS = 7
+START_UPS = 3
+
+
+class Quick(msgspec.Struct):
+    """How much to measure."""
+
+    pairs: int
+    tiny: bool
+
+
+Result = dict[str, Any]
+Rows = list[tuple[str, str]]
+
+
+def _streams(count: int) -> Callable[[Place, Quick], Awaitable[Result]]:
+    return lambda place, quick: streams.measure_streams(place, quick.pairs, count, tiny=quick.tiny)
+
+
+def _model(place: Place, quick: Quick) -> Awaitable[Result]:
+    if quick.tiny:
+        return model.measure_model(place, quick.pairs, models=SCRIPTED, chats=2, max_tokens=8)
+    return model.measure_model(place, quick.pairs)
+
+
+def _idle(place: Place, quick: Quick) -> Awaitable[Result]:
+    return idle.measure_idle(place, (10, 20) if quick.tiny else idle.STEPS)
+
+
+def _startup(place: Place, quick: Quick) -> Awaitable[Result]:
+    models = {"scripted": SCRIPTED} if quick.tiny else None
+    return startup.measure_startup(place, min(quick.pairs, START_UPS), models=models)
+
+
+SCENARIOS: dict[
+    str, tuple[str, Callable[[Place, Quick], Awaitable[Result]], Callable[[Result], Rows]]
+] = {
+    "streams-1": ("1 stream of 128 scripted tokens", _streams(1), streams.rows),
+    "streams-32": ("32 streams of 128 scripted tokens", _streams(32), streams.rows),
+    "model": ("8 chats with the real model", _model, model.rows),
+    "idle": ("idle websockets", _idle, idle.rows),
+    "startup": ("start-up", _startup, startup.rows),
+}
+
+
+async def measure(names: list[str], quick: Quick) -> dict[str, Any]:
+    """Measure, and print each table as soon as it is known."""
+    report: dict[str, Any] = {
+        "begun": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "pairs": quick.pairs,
+        "load_before": machine.load(),
+        "results": {},
+    }
+    print(f"{report['machine']}\n{report['versions']}\nload {report['load_before']}")
+    with TemporaryDirectory(prefix="ayllu-bench") as folder:
+        async with embedded_server(Path(folder) / "nats") as server:
+            place = Place(Path(folder), server.url)
+            for name in names:
+                title, run, rows = SCENARIOS[name]
+                result = report["results"][name] = await run(place, quick)
+                print(f"\n{title}: median (lowest .. highest) of {quick.pairs} runs")
+                for what, value in rows(result):
+                    print(f"  {what:40} {value}", flush=True)
+    report["load_after"] = machine.load()
+    return report
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="runs of each (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="(%(default)s)")
+    parser.add_argument(
+        "--tiny", action="store_true", help="try the harness; the figures mean nothing"
+    )
+    options = parser.parse_args()
+    quick = Quick(options.pairs, options.tiny)
+    report = anyio.run(partial(measure, options.only, quick), backend_options={"use_uvloop": True})
+    options.out.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    print(f"\nwritten to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

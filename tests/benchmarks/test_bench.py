@@ -1,0 +1,59 @@
+"""The harness of the benchmarks works; how fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run_module(*arguments: str) -> str:
+    """Run a module in the project's root, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONWARNINGS": "default"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def assert_spread(found: dict[str, Any], runs: int) -> None:
+    assert found["low"] <= found["median"] <= found["high"]
+    assert len(found["runs"]) == runs
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("benchmark")
+def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    table = run_module("benchmarks", "--tiny", "--pairs", "1", "--out", str(out))
+    report = json.loads(out.read_text())
+    assert report["machine"].keys() == {"processor", "cores", "memory", "system"}
+    assert {"python", "ayllu", "nats-server", "uvloop"} <= report["versions"].keys()
+    assert len(report["load_before"]) == len(report["load_after"]) == 3
+    results = report["results"]
+    assert list(results) == ["streams-1", "streams-32", "model", "idle", "startup"]
+    for name in ("streams-1", "streams-32"):
+        for system in ("ayllu", "single", "pipe"):
+            for quantity in ("tokens_per_second", "first_token_ms", "gateway_cpu_us_per_token"):
+                assert_spread(results[name][system][quantity], 1)
+        assert results[name]["single"]["events_per_frame"]["high"] == 1
+        assert results[name]["pipe"]["events_per_frame"]["high"] == 1
+        for ratio in ("ratio_merged", "ratio_single_frames", "first_token_later_ms"):
+            assert_spread(results[name][ratio], 1)
+    assert_spread(results["model"]["ratio"], 1)
+    assert [step["connections"] for step in results["idle"]["steps"]] == [10, 20]
+    assert_spread(results["startup"]["scripted"], 1)
+    assert "ayllu / pipe" in table
