@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from ..bus.bus import Bus
 from ..bus.client import served_models
 from ..schemas import Model, Models
-from ..schemas.wire import convert
 
 
 class ModelsActor(Models):
@@ -21,8 +20,7 @@ class ModelsActor(Models):
     async def models(self) -> AsyncIterator[Model]:
         """List the models; actors that serve the same one are counted together."""
         found: dict[str, Model] = {}
-        for described in await served_models(self._bus):
-            model = convert(described, Model)
+        for model in await served_models(self._bus):
             known = found.get(model.name)
             found[model.name] = Model(
                 name=model.name,

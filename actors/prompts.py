@@ -19,6 +19,10 @@ from .engines.engine import ChatMessage, Prompt
 from .tool_calls import CLOSING, OPENING, render_calls
 
 AUTO, NONE, REQUIRED = "auto", "none", "required"
+MAX_SCHEMA_DEPTH, MAX_SCHEMA_NODES, MAX_SCHEMA_TEXT, MAX_REPETITIONS = 24, 1000, 4000, 1000
+_REPETITIONS = frozenset(
+    {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}
+)
 _DEFINITIONS = ("$defs", "definitions")
 
 
@@ -90,9 +94,41 @@ def forced_call_schema(request: ChatCompletionRequest) -> dict[str, Any] | None:
         raise InvalidRequest(f"tool_choice: the tool {choice!r} is not among the available_tools")
     if request.assistant_prefix:
         raise InvalidRequest("assistant_prefix: a forced tool call cannot be continued")
+    for tool in forced:
+        _check_size(tool.parameters, tool.tool_name)
     shared: dict[str, dict[str, Any]] = {}
     calls = [_call_schema(tool, shared) for tool in forced]
     return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), **shared}
+
+
+def _check_size(schema: object, tool: str) -> None:
+    """Refuse schemas that would keep the engine's grammar compiler busy; it cannot be interrupted.
+
+    Raises:
+        InvalidRequest: the schema nests too deep, is too large, or repeats too often.
+    """
+    waiting: list[tuple[object, int]] = [(schema, 1)]
+    seen = 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > MAX_SCHEMA_DEPTH or seen > MAX_SCHEMA_NODES:
+            raise InvalidRequest(
+                f"available_tools: the schema of {tool!r} is too large to be enforced (at most "
+                f"{MAX_SCHEMA_NODES} values, {MAX_SCHEMA_DEPTH} levels)"
+            )
+        if isinstance(value, dict):
+            for keyword in _REPETITIONS & value.keys():
+                count = value[keyword]
+                if isinstance(count, int | float) and count > MAX_REPETITIONS:
+                    raise InvalidRequest(
+                        f"available_tools: `{keyword}` in the schema of {tool!r} is over {MAX_REPETITIONS}"
+                    )
+            waiting += [(child, depth + 1) for child in value.values()]
+        elif isinstance(value, list):
+            waiting += [(child, depth + 1) for child in value]
+        elif isinstance(value, str) and len(value) > MAX_SCHEMA_TEXT:
+            raise InvalidRequest(f"available_tools: a text in the schema of {tool!r} is too long")
 
 
 def parameters_schema(tool: ToolDefinition) -> dict[str, Any]:

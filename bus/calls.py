@@ -12,10 +12,10 @@ from typing import Protocol, Self
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from ..schemas import AylluError, BusError, DeadlineExceeded
+from ..schemas import AylluError, BusError, DeadlineExceeded, InvalidRequest, decode
 from ..schemas.tasks import background_tasks
 from .context import child_traceparent, current_call, new_traceparent
-from .exchange import Caller, Claimed, Ended, Failed
+from .exchange import ACCEPT, CANCEL, HEARTBEAT, Accept, Caller, Claimed, Ended, Failed
 from .transport import Message, Transport
 
 log = logging.getLogger(__name__)
@@ -227,6 +227,17 @@ class Calls:
         call = self._open.get(name)
         if call is not None:
             call.receive(kind, message, asyncio.get_running_loop().time())
+        elif kind in (ACCEPT, HEARTBEAT):
+            self._disown(kind, message)
+
+    def _disown(self, kind: str, message: Message) -> None:
+        """Cancel work on a call that was given up before its actor, held up by something, took it."""
+        try:
+            control = decode(message.payload, Accept).control if kind == ACCEPT else message.reply
+        except InvalidRequest:
+            return
+        if control:
+            self.post(control, CANCEL)
 
     async def load(self, claimed: bytes | Claimed) -> bytes:
         """Return an event, fetched if it was too large for a message."""

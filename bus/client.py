@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, TypeVar, cast
+import logging
+from typing import TypeVar, cast
 
 import msgspec
 from typing_extensions import TypeForm
 
 from ..schemas import (
     AylluError,
+    InvalidRequest,
+    Model,
     ModelNotFound,
     Operation,
     Unavailable,
+    decode,
     operations_of,
 )
 from ..schemas.proxy import add_methods
@@ -20,16 +23,24 @@ from .bus import Bus
 from .calls import Call
 from .subjects import operation_subject
 
+log = logging.getLogger(__name__)
+
 P = TypeVar("P")
 
 INFERENCE_SERVICE = "inference"
 """The service whose instances tell in their metadata which models they serve."""
 
 
-async def served_models(bus: Bus) -> list[dict[str, Any]]:
+async def served_models(bus: Bus) -> list[Model]:
     """Return the models that live actors serve, as they describe them, one entry an actor and model."""
-    services = await bus.transport.discover(INFERENCE_SERVICE)
-    return [model for service in services for model in json.loads(service.metadata["models"])]
+    models: list[Model] = []
+    for service in await bus.transport.discover(INFERENCE_SERVICE):
+        try:
+            models += decode(service.metadata.get("models", ""), list[Model])
+        except InvalidRequest as error:
+            # Anybody on the bus may announce a service of this name.
+            log.warning("the service %s describes its models wrongly: %s", service.id, error)
+    return models
 
 
 async def open_call(
@@ -54,7 +65,7 @@ async def open_call(
         models = await served_models(bus)
         if not models:
             return Unavailable("no live actor serves any model at present")
-        names = sorted({name for m in models for name in (m["name"], *m.get("aliases", []))})
+        names = sorted({name for known in models for name in (known.name, *known.aliases)})
         if model in names:  # Its actor is just coming up, or coming back after the bus was away.
             return Unavailable(f"the model {model!r} is not ready yet")
         return ModelNotFound(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -39,8 +40,8 @@ log = logging.getLogger(__name__)
 
 X = TypeVar("X", bound=BaseException)
 
-END_SECONDS = 2.0
-"""How long the terminal frame may take when the work was cancelled."""
+END_SECONDS = 10.0
+"""How long the terminal frame may take; a large result is stored first."""
 
 
 class Handling:
@@ -102,8 +103,10 @@ class Handling:
         with anyio.move_on_after(END_SECONDS, shield=True):
             try:
                 await self._end(error, result)
-            except BusError as lost:
+            except AylluError as lost:
                 log.warning("the end of a call was not sent: %s", lost)
+                with suppress(AylluError):  # Perhaps only the result could not be stored.
+                    await self._end(error or lost, None)
         return error
 
     async def _work(self, method: Callable[..., Any]) -> bytes | None:
@@ -111,12 +114,13 @@ class Handling:
             raise self._stop_error
         timeout = self._timeout()
         trace = self._headers.get(TRACE_HEADER, "") or new_traceparent()
-        token = current_call.set(CallContext(anyio.current_time() + timeout, trace))
+        token = current_call.set(
+            CallContext(anyio.current_time() + timeout, trace, self.operation.name)
+        )
         try:
-            with anyio.fail_after(timeout):
+            with anyio.move_on_after(timeout):
                 return await self._run(method)
-        except TimeoutError as error:
-            raise DeadlineExceeded("the call did not end within its deadline") from error
+            raise DeadlineExceeded("the call did not end within its deadline")
         finally:
             current_call.reset(token)
 
@@ -166,11 +170,11 @@ class Handling:
             self._credit = anyio.Event()
             await self._credit.wait()
         claims = self._bus.claims
+        kind = DATA
         if claims is not None and len(payload) > claims.limit and self._exchange:
-            await self._send(CLAIM, await claims.store(payload))
-        else:
-            await self._send(DATA, payload)
-        machine.sent()
+            kind, payload = CLAIM, await claims.store(payload)
+        machine.sent()  # Before it is: its credit may come while the bus still holds us up.
+        await self._send(kind, payload)
 
     async def _beat(self) -> None:
         while True:

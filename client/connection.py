@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.typing import Subprotocol
 
-from ..schemas import BusError, DeadlineExceeded, InvalidRequest
+from ..schemas import BusError, DeadlineExceeded, InvalidRequest, TooLarge
 from ..schemas.tasks import background_tasks
 from .protocol import CallState, ClientSession
 
@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 SUBPROTOCOL = Subprotocol("ayllu.v1")
 MAX_FRAME = 64 << 20
+FRAME_OVERHEAD = 512
+"""How much longer than its payload the frame of a call may be."""
+LIMIT_HEADER = "ayllu-max-message"
+"""In which the gateway tells how large a message it takes; a larger one would close the connection."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between attempts to connect again, doubled from the first to the longest."""
 CONNECT_SECONDS = 10.0
@@ -66,9 +70,7 @@ class WebsocketCall:
             self.close()
             raise DeadlineExceeded("the gateway did not answer within the deadline")
         if state.events:
-            events = list(state.events)
-            state.events.clear()
-            return events
+            return state.take()
         if state.error is not None:
             raise state.error
         if self._unary and not self._given:
@@ -88,6 +90,7 @@ class Connection:
         self._url = url
         self._session = ClientSession()
         self._waiters: dict[CallState, asyncio.Event] = {}
+        self._max_message = MAX_FRAME
         self._work = asyncio.Event()
         self._connected = asyncio.Event()
 
@@ -98,12 +101,17 @@ class Connection:
 
         Raises:
             DeadlineExceeded: the connection was not back within the call's timeout.
+            TooLarge: the gateway would not take the message.
         """
         try:
             with anyio.fail_after(timeout):
                 await self._connected.wait()
         except TimeoutError as error:
             raise DeadlineExceeded("the gateway was not reached within the deadline") from error
+        if len(payload) + FRAME_OVERHEAD > self._max_message:
+            raise TooLarge(
+                f"the request is larger than the {self._max_message} bytes that the gateway takes"
+            )
         number, state = self._session.start(method, payload, timeout)
         self._work.set()
         return WebsocketCall(self, number, state, unary=unary, timeout=timeout)
@@ -153,6 +161,7 @@ class Connection:
         """Drive the connection, and make it again whenever it breaks, until cancelled."""
         wait = FIRST_WAIT
         while True:
+            self._max_message = _message_limit(websocket)
             self._connected.set()
             began = anyio.current_time()
             try:
@@ -207,6 +216,13 @@ class Connection:
                     await websocket.send(frame)
             except ConnectionClosed:
                 return  # The receiving side sees it too.
+
+
+def _message_limit(websocket: ClientConnection) -> int:
+    """Return how large a message the gateway takes, as it said in the handshake."""
+    headers = websocket.response.headers if websocket.response is not None else {}
+    text = headers.get(LIMIT_HEADER, "")
+    return int(text) if text.isdecimal() else MAX_FRAME
 
 
 @asynccontextmanager

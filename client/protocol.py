@@ -10,7 +10,9 @@ from ..schemas import AylluError, BusError, Cancelled, ErrorInfo, SlowConsumer, 
 from ..schemas.errors import error_from
 
 MAX_UNREAD = 10_000
-"""How many events of one call may wait to be read; a call whose reader falls further behind is cancelled."""
+MAX_UNREAD_BYTES = 64 << 20
+"""How many events, and bytes of them, of one call may wait to be read; a call whose reader falls further behind is
+cancelled, since all calls share the connection and none may hold up the others."""
 
 
 class _EventParams(msgspec.Struct, frozen=True):
@@ -45,7 +47,7 @@ class CallState:
         result: the response, if it ended well.
     """
 
-    __slots__ = ("_next_index", "ended", "error", "events", "result")
+    __slots__ = ("_next_index", "_unread_bytes", "ended", "error", "events", "result")
 
     def __init__(self) -> None:
         self.events: deque[bytes] = deque()
@@ -53,16 +55,26 @@ class CallState:
         self.error: AylluError | None = None
         self.result: bytes | None = None
         self._next_index = 0
+        self._unread_bytes = 0
+
+    def take(self) -> list[bytes]:
+        """Return the events that wait."""
+        events = list(self.events)
+        self.events.clear()
+        self._unread_bytes = 0
+        return events
 
     def add(self, index: int, events: list[msgspec.Raw]) -> None:
         """Take events; a gap in their indexes fails the call."""
+        received = [bytes(event) for event in events]
+        self._unread_bytes += sum(map(len, received))
         if index != self._next_index:
             self.fail(BusError("events of a streamed call were lost on the way"))
-        elif len(self.events) + len(events) > MAX_UNREAD:
-            self.fail(SlowConsumer(f"more than {MAX_UNREAD} events wait to be read"))
+        elif len(self.events) + len(events) > MAX_UNREAD or self._unread_bytes > MAX_UNREAD_BYTES:
+            self.fail(SlowConsumer("too many events of the call wait to be read"))
         else:
             self._next_index += len(events)
-            self.events.extend(map(bytes, events))
+            self.events.extend(received)
 
     def fail(self, error: AylluError) -> None:
         """End the call with an error."""

@@ -198,8 +198,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         COMMANDS[options.command](options)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`ayllu call ... | head -1`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (AylluError, BaseExceptionGroup) as error:
         first = _first_error(error)
+        if isinstance(first, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         if not isinstance(first, AylluError):
             raise
         sys.stderr.write(f"ayllu {options.command}: {first.message}\n")

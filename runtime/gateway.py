@@ -43,7 +43,18 @@ def websocket_protocol(write_timeout: float) -> type[WebSocketsSansIOProtocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._drop = self.loop.call_later(write_timeout, self.transport.abort)
+            self._watch()
+
+        def _watch(self) -> None:
+            waiting = self.transport.get_write_buffer_size()
+            self._drop = self.loop.call_later(write_timeout, self._drop_unless_read, waiting)
+
+        def _drop_unless_read(self, waited: int) -> None:
+            # A peer that takes little, but steadily, is no dead one.
+            if self.transport.get_write_buffer_size() < waited:
+                self._watch()
+            else:
+                self.transport.abort()
 
         def resume_writing(self) -> None:
             self._keep()

@@ -18,8 +18,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from ..bus.bus import Bus
-from ..bus.calls import TIMEOUT_HEADER, TRACE_HEADER, Call
-from ..bus.client import open_call
+from ..bus.calls import TIMEOUT_HEADER, TRACE_HEADER
 from ..schemas import (
     AylluError,
     InternalError,
@@ -34,6 +33,7 @@ from ..schemas.proxy import single_reply
 from ..schemas.webmethod import STREAM_SUFFIX
 from ..schemas.wire import convert, decode
 from .config import GatewayConfig
+from .forwarding import ForwardedCall, forward
 from .session import select_form
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -148,12 +148,12 @@ class OperationEndpoint:
                 await self._answer(operation, call, send)
             tasks.cancel_scope.cancel()
 
-    async def _open(self, request: Request) -> tuple[Operation, Call]:
+    async def _open(self, request: Request) -> tuple[Operation, ForwardedCall]:
         body = await read_body(request, self.config.max_message_bytes)
         payload = read_payload(self.operation, request, body)
         value: msgspec.Struct = self.operation.read(payload)
         operation = select_form(self.operations, self.operation, value)
-        call = await open_call(
+        call = await forward(
             self.bus,
             operation,
             payload,
@@ -163,7 +163,7 @@ class OperationEndpoint:
         )
         return operation, call
 
-    async def _answer(self, operation: Operation, call: Call, send: Send) -> None:
+    async def _answer(self, operation: Operation, call: ForwardedCall, send: Send) -> None:
         """Send the reply, or the stream; an error before the first event has its own HTTP status."""
         try:
             if operation.kind == "unary":
@@ -201,7 +201,7 @@ async def _send_whole(send: Send, status: int, body: bytes) -> None:
     await _send_body(send, body, more=False)
 
 
-async def _send_lines(send: Send, call: Call, events: list[bytes]) -> None:
+async def _send_lines(send: Send, call: ForwardedCall, events: list[bytes]) -> None:
     await _send_start(send, 200, JSONL, None)
     last = b""
     try:
@@ -213,7 +213,7 @@ async def _send_lines(send: Send, call: Call, events: list[bytes]) -> None:
     await _send_body(send, last, more=False)
 
 
-async def _send_events(send: Send, call: Call, events: list[bytes]) -> None:
+async def _send_events(send: Send, call: ForwardedCall, events: list[bytes]) -> None:
     await _send_start(send, 200, SSE, None)
     last = b""
     try:
@@ -228,7 +228,7 @@ async def _send_events(send: Send, call: Call, events: list[bytes]) -> None:
     await _send_body(send, last, more=False)
 
 
-async def _take_alive(send: Send, call: Call) -> list[bytes]:
+async def _take_alive(send: Send, call: ForwardedCall) -> list[bytes]:
     """Take events; while none come, send comments, so that proxies do not take the connection for dead."""
     while True:
         with anyio.move_on_after(KEEP_ALIVE_SECONDS):

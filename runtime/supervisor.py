@@ -28,7 +28,7 @@ from anyio.streams.text import TextReceiveStream
 
 from ..actors.supervision import Start, supervise
 from ..bus.processes import stop_process
-from ..bus.server import embedded_server
+from ..bus.server import Server, embedded_server
 from ..schemas import BusError, InvalidRequest, PermissionDenied, Unavailable
 from .worker import READY_LINE, announce
 
@@ -38,6 +38,9 @@ EXIT_MISCONFIGURED = 2
 """The exit status of a worker that no restart can help."""
 STOP_SECONDS = 15.0
 """How long a child may take to end after SIGTERM, before it is killed."""
+
+HEALTH_SECONDS, HEALTH_FAILURES = 5.0, 3
+"""How often the nats-server's health is asked for, and after how many failures in a row it is started again."""
 
 BUS_URL_VARIABLE = "AYLLU_BUS_URL"
 PARENT_VARIABLE = "AYLLU_PARENT"
@@ -145,8 +148,7 @@ class Tree:
             self._bus_url, self._bus_port = server.url, server.port
             write_private(self._options.data_dir / BUS_URL_FILE, server.url)
             task_status.started()
-            await server.process.wait()
-            raise BusError(f"nats-server ended with status {server.process.returncode}")
+            await _watch(server)
 
     def _worker(self, kind: str) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
@@ -160,6 +162,21 @@ class Tree:
             await run_child(kind, arguments, self._bus_url, fds, task_status=task_status)
 
         return start
+
+
+async def _watch(server: Server) -> None:
+    """Watch the nats-server until it ends, or hangs.
+
+    Raises:
+        BusError: it did.
+    """
+    failures = 0
+    while failures < HEALTH_FAILURES:
+        with anyio.move_on_after(HEALTH_SECONDS):
+            await server.process.wait()
+            raise BusError(f"nats-server ended with status {server.process.returncode}")
+        failures = 0 if await server.healthy() else failures + 1
+    raise BusError(f"nats-server was not healthy {failures} times")
 
 
 async def run_child(

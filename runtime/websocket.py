@@ -15,15 +15,17 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..bus.bus import Bus
-from ..bus.client import open_call
 from ..schemas import AylluError, Cancelled, InternalError, Operation
 from ..schemas.proxy import single_reply
 from .config import GatewayConfig
+from .forwarding import forward
 from .session import CancelCall, SendFrame, Session, StartCall
 
 log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "ayllu.v1"
+LIMIT_HEADER = b"ayllu-max-message"
+"""Tells a client how large its messages may be: a larger one would close the connection."""
 
 
 class Connection:
@@ -43,12 +45,16 @@ class Connection:
             max_calls=config.max_calls_per_connection,
             max_timeout=config.max_timeout,
         )
+        self._max_message_bytes = config.max_message_bytes
         self._scopes: dict[bytes, anyio.CancelScope] = {}
 
     async def run(self) -> None:
         """Serve the connection to its end."""
         offered = self._websocket.scope.get("subprotocols", ())
-        await self._websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        await self._websocket.accept(
+            SUBPROTOCOL if SUBPROTOCOL in offered else None,
+            headers=[(LIMIT_HEADER, str(self._max_message_bytes).encode())],
+        )
         async with anyio.create_task_group() as calls:
             try:
                 await self._read(calls)
@@ -93,7 +99,7 @@ class Connection:
     async def _follow(self, start: StartCall) -> bytes | None:
         """Send the events of a call as they come, and return its response frame."""
         operation, key = start.operation, start.key
-        call = await open_call(
+        call = await forward(
             self._bus, operation, start.payload, model=start.model, timeout=start.timeout
         )
         async with call:

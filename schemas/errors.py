@@ -22,6 +22,12 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     details: dict[str, Any] = {}
 
 
+MAX_MESSAGE = 2000
+"""Characters of a message; it may quote what a client sent, which can be long."""
+MAX_DETAILS = 16_000
+"""Bytes of the JSON text of the details."""
+
+
 class AylluError(Exception):
     """Base of all errors that reach a caller.
 
@@ -39,6 +45,8 @@ class AylluError(Exception):
     def __init__(
         self, message: str, *, retryable: bool | None = None, details: dict[str, Any] | None = None
     ) -> None:
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[:MAX_MESSAGE]}... (cut)"
         super().__init__(message)
         self.message = message
         self.details = details or {}
@@ -47,9 +55,12 @@ class AylluError(Exception):
 
     @property
     def info(self) -> ErrorInfo:
-        """The error as it stands on the wire."""
+        """The error as it stands on the wire; details that are too large are left out, and said to be."""
+        details = self.details
+        if details and len(msgspec.json.encode(details)) > MAX_DETAILS:
+            details = {"omitted": "the details are too large"}
         return ErrorInfo(
-            code=self.code, message=self.message, retryable=self.retryable, details=self.details
+            code=self.code, message=self.message, retryable=self.retryable, details=details
         )
 
 

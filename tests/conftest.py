@@ -3,7 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from support.nats import shared_server
+
+# No deadline for an example: on a busy machine it would say nothing about the code.
+settings.register_profile("ayllu", deadline=None)
+settings.load_profile("ayllu")
 
 
 @pytest.fixture(scope="session")

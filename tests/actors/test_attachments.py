@@ -94,3 +94,11 @@ def test_malformed_data_is_an_invalid_request(url: str) -> None:
         read(attachment(url))
     assert not isinstance(caught.value, Unsupported)
     assert "content" in caught.value.message
+
+
+@pytest.mark.requirement("bad-input")
+@pytest.mark.parametrize("charset", ["punycode", "idna", "rot13", "unicode_escape", "x" * 100_000])
+def test_a_charset_that_is_none_is_refused_at_once(charset: str) -> None:
+    url = f"data:text/plain;charset={charset}," + "9" * 400_000
+    with pytest.raises(InvalidRequest):
+        text_of(Attachment(url=url, mime_type="text/plain"), model="m", where="content")

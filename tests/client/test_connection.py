@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import anyio
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from ayllu.client import connect, connection
-from ayllu.schemas import BusError, DeadlineExceeded, InvalidRequest, NotFound
+from ayllu.schemas import BusError, DeadlineExceeded, InvalidRequest, NotFound, TooLarge
 
 pytestmark = pytest.mark.asyncio
 
@@ -102,6 +103,21 @@ async def test_no_gateway(url: str, error: type[Exception]) -> None:
     with anyio.fail_after(10), pytest.raises(error):
         async with connect(url):
             pass
+
+
+async def test_a_request_that_the_gateway_would_not_take_is_refused_before_it_is_sent() -> None:
+    def announce(_: ServerConnection, __: Request, response: Response) -> Response:
+        response.headers["ayllu-max-message"] = "2000"
+        return response
+
+    with anyio.fail_after(10):
+        async with (
+            serve(stay, "127.0.0.1", 0, process_response=announce) as running,
+            connect(f"http://127.0.0.1:{next(iter(running.sockets)).getsockname()[1]}") as stack,
+        ):
+            with pytest.raises(TooLarge) as large:
+                await stack.datasets.get(dataset_id="x" * 2000)
+            assert not large.value.retryable
 
 
 async def test_what_the_block_raises_comes_out_as_it_is() -> None:

@@ -115,6 +115,34 @@ async def test_errors(open_bus: OpenBus) -> None:
         assert seen == [0, 1]
 
 
+@pytest.mark.requirement("one-error-tree")
+async def test_an_error_that_quotes_a_long_request_still_reaches_the_caller(
+    open_bus: OpenBus,
+) -> None:
+    async with serving(open_bus) as (_, shapes, _actor):
+        with pytest.raises(NotFound) as long:
+            await shapes.fail("long")
+        assert len(long.value.message) < 3000
+        assert long.value.details == {"omitted": "the details are too large"}
+
+
+@pytest.mark.requirement("exchange-cancel")
+async def test_work_that_was_given_up_before_it_was_taken_is_cancelled(open_bus: OpenBus) -> None:
+    """An actor that was held up takes a call of which its caller hears no more."""
+    async with serving(open_bus) as (bus, _, actor):
+        inbox = bus.calls.subject.removesuffix("*").removesuffix(">") + "gone"
+        headers = {EXCHANGE_HEADER: "1"}
+        await bus.transport.publish("ayllu.v1.op.shapes.hang", b"{}", reply=inbox, headers=headers)
+        await actor.started.wait()
+        await actor.idle.wait()
+
+
+async def test_an_actor_s_own_timeout_is_not_the_call_s_deadline(open_bus: OpenBus) -> None:
+    async with serving(open_bus) as (_, shapes, _actor):
+        with pytest.raises(InternalError):
+            await shapes.fail("timeout")
+
+
 @pytest.mark.requirement("exchange-window")
 async def test_a_slow_reader_slows_the_work(open_bus: OpenBus) -> None:
     async with serving(open_bus) as (_, shapes, actor):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from contextlib import suppress
+
 import anyio
 import msgspec
 import pytest
@@ -12,8 +16,11 @@ from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from ayllu.bus.transport import Message, ServiceInfo
 from ayllu.runtime.config import GatewayConfig
+from ayllu.runtime.forwarding import checked
 from ayllu.schemas import (
+    BusError,
     CompletionRequest,
     DeadlineExceeded,
     InvalidRequest,
@@ -200,3 +207,74 @@ async def test_a_wrong_request_is_refused_before_it_is_sent() -> None:
     async with running_gateway() as gateway:
         with pytest.raises(InvalidRequest):
             await gateway.shapes.shout(text=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.requirement("foreign-bytes-checked")
+@pytest.mark.parametrize("data", [b'{"a":\xff\xfe}', b'}],"x":[{', b""])
+async def test_what_is_no_json_from_an_actor_fails_its_call_alone(data: bytes) -> None:
+    async with running_gateway() as gateway:
+
+        def answer_badly(message: Message) -> None:
+            async def send() -> None:
+                for kind, payload in (
+                    ("a", b'{"control":"x"}'),
+                    ("d", data),
+                    ("e", b'{"count":1}'),
+                ):
+                    await gateway.bus.transport.publish(f"{message.reply}.{kind}", payload)
+
+            tasks.start_soon(send)
+
+        subject = "ayllu.v1.op.datasets.get"
+        async with (
+            anyio.create_task_group() as tasks,
+            gateway.bus.transport.subscribe(subject, answer_badly),
+        ):
+            with pytest.raises(BusError):
+                await gateway.stack.datasets.get(dataset_id="x")
+            reply = await gateway.http.get("/datasets/get", params={"dataset_id": "x"})
+            assert reply.status_code == 503
+            assert await gateway.shapes.shout("still here") == "STILL HERE"
+
+
+async def test_json_of_several_lines_is_forwarded_as_one() -> None:
+    assert checked(b'{\n"a": "b\\n"\r\n}') == b'{ "a": "b\\n"  }'
+
+
+@pytest.mark.requirement("models-listed")
+async def test_a_service_that_describes_its_models_wrongly_is_passed_over() -> None:
+    async with running_gateway() as gateway:
+        for models in ("", "[{}]", "nonsense"):
+            impostor = ServiceInfo("inference", "1.0.0", metadata={"models": models})
+            async with gateway.bus.transport.announce(impostor, lambda _: None):
+                with pytest.raises(Unavailable):
+                    await gateway.stack.completion(CompletionRequest(model="m", content="x"))
+
+
+@pytest.mark.requirement("slow-websocket-client")
+async def test_a_client_that_reads_slowly_but_steadily_is_kept() -> None:
+    config = GatewayConfig(write_timeout=0.3)
+    async with running_gateway(config=config) as gateway:
+        reader, writer = await asyncio.open_connection(
+            *gateway.url.removeprefix("http://").split(":"), limit=32_768
+        )
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        key = "dGhlIHNhbXBsZSBub25jZQ=="
+        writer.write(
+            b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key.encode() + b"\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        call = b'{"jsonrpc":"2.0","id":1,"method":"shapes.count.stream","params":{"to":2000,"size":1000}}'
+        writer.write(b"\x81" + bytes([0x80 | len(call)]) + b"\0\0\0\0" + call)
+        await writer.drain()
+        received = 0
+        while received < 2_000_000:  # At this pace it takes a few times the write timeout.
+            await anyio.sleep(0.02)
+            data = await reader.read(32_768)
+            assert data, "the connection was dropped"
+            received += len(data)
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()

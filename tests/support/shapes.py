@@ -158,6 +158,10 @@ class ShapesActor(Shapes):
     async def fail(self, how: str) -> None:
         if how == "known":
             raise NotFound("no such thing", details={"how": how})
+        if how == "long":
+            raise NotFound("x" * 2_000_000, details={"quoted": "x" * 2_000_000})
+        if how == "timeout":
+            raise TimeoutError
         if how == "dead":
             raise EngineDead("the engine died")
         raise KeyError("a secret of the server")

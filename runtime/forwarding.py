@@ -1,0 +1,86 @@
+"""Calls that the gateway forwards: what actors send is checked before it is spliced, and never decoded."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from ..bus.bus import Bus
+from ..bus.calls import Call
+from ..bus.client import open_call
+from ..schemas import BusError, Operation
+
+_RAW = msgspec.json.Decoder(msgspec.Raw)
+
+
+def checked(data: bytes) -> bytes:
+    """Return what an actor sent if it is JSON text of one line; anybody on the bus may be an actor.
+
+    Raises:
+        BusError: it is not; nothing of it may be spliced into a frame.
+    """
+    try:
+        _RAW.decode(data)
+        if not data.isascii():
+            data.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BusError("the actor sent what is not JSON", retryable=False) from error
+    # Line breaks stand between JSON's tokens only: in its texts they are escaped.
+    return (
+        data.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in data or b"\r" in data else data
+    )
+
+
+class ForwardedCall:
+    """A call whose events and result are `checked` (a `RunningCall`)."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    @property
+    def result(self) -> bytes | None:
+        """The assembled reply of a stream, once `take` has returned nothing."""
+        result = self._call.result
+        return None if result is None else checked(result)
+
+    async def take(self) -> list[bytes]:
+        """Return all events that wait, at least one; nothing when the call has ended well. Cancel-safe.
+
+        Raises:
+            AylluError: the call ended in an error, or the actor sent what is not JSON.
+        """
+        return [checked(event) for event in await self._call.take()]
+
+    def close(self) -> None:
+        """Leave the call; what has not ended is cancelled. Never waits."""
+        self._call.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+async def forward(
+    bus: Bus,
+    operation: Operation,
+    payload: bytes,
+    *,
+    model: str | None,
+    timeout: float,
+    traceparent: str | None = None,
+) -> ForwardedCall:
+    """Start a call with a payload that was checked against the operation; see `open_call`."""
+    return ForwardedCall(
+        await open_call(
+            bus, operation, payload, model=model, timeout=timeout, traceparent=traceparent
+        )
+    )
