@@ -60,9 +60,11 @@ class Place(msgspec.Struct):
 
 
 @asynccontextmanager
-async def inference(place: Place, models: str) -> AsyncIterator[Child]:
-    """Run ``ayllu worker inference``."""
-    command = [AYLLU, "worker", "inference", "--config", str(place.config(models))]
+async def inference(
+    place: Place, models: str, *, program: Sequence[str] | None = None
+) -> AsyncIterator[Child]:
+    """Run ``ayllu worker inference``; ``program`` is another way to run ``ayllu``."""
+    command = [*(program or [AYLLU]), "worker", "inference", "--config", str(place.config(models))]
     environment = {BUS_URL_VARIABLE: place.bus}
     async with running(command, place.log("inference"), environment=environment) as child:
         yield child
@@ -70,13 +72,13 @@ async def inference(place: Place, models: str) -> AsyncIterator[Child]:
 
 @asynccontextmanager
 async def gateway(
-    place: Place, *, program: Sequence[str] = (AYLLU,), models: str = SCRIPTED
+    place: Place, *, program: Sequence[str] | None = None, models: str = SCRIPTED
 ) -> AsyncIterator[tuple[Child, str]]:
     """Run ``ayllu worker gateway``; also gives the address of its websocket."""
     with open_listener("127.0.0.1", 0) as listener:
         port, fd = listener.getsockname()[1], listener.fileno()
         command = [
-            *program,
+            *(program or [AYLLU]),
             "worker",
             "gateway",
             "--config",
