@@ -10,7 +10,10 @@ import msgspec
 from ..bus.bus import Bus
 from ..bus.calls import Call
 from ..bus.client import open_call
-from ..schemas import BusError, Operation
+from ..bus.context import new_traceparent
+from ..schemas import AylluError, BusError, Operation
+from .metrics import Metrics
+from .observing import CallRecord
 
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 
@@ -34,10 +37,11 @@ def checked(data: bytes) -> bytes:
 
 
 class ForwardedCall:
-    """A call whose events and result are `checked` (a `RunningCall`)."""
+    """A call whose events and result are `checked`, and whose end is noted (a `RunningCall`)."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, record: CallRecord) -> None:
         self._call = call
+        self._record = record
 
     @property
     def result(self) -> bytes | None:
@@ -51,11 +55,21 @@ class ForwardedCall:
         Raises:
             AylluError: the call ended in an error, or the actor sent what is not JSON.
         """
-        return [checked(event) for event in await self._call.take()]
+        try:
+            events = [checked(event) for event in await self._call.take()]
+        except AylluError as error:
+            self._record.failed(error)
+            raise
+        if events:
+            self._record.took(len(events))
+        else:
+            self._record.succeeded()
+        return events
 
     def close(self) -> None:
         """Leave the call; what has not ended is cancelled. Never waits."""
         self._call.close()
+        self._record.left()
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,11 +90,20 @@ async def forward(
     *,
     model: str | None,
     timeout: float,
+    metrics: Metrics,
     traceparent: str | None = None,
 ) -> ForwardedCall:
     """Start a call with a payload that was checked against the operation; see `open_call`."""
-    return ForwardedCall(
-        await open_call(
+    traceparent = traceparent or new_traceparent()
+    record = CallRecord(metrics, operation.name, traceparent)
+    try:
+        call = await open_call(
             bus, operation, payload, model=model, timeout=timeout, traceparent=traceparent
         )
-    )
+    except AylluError as error:
+        record.failed(error)
+        raise
+    except BaseException:
+        record.left()
+        raise
+    return ForwardedCall(call, record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from socket import socket
@@ -21,10 +21,12 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..bus.bus import Bus
-from ..schemas import OPERATIONS, Operation
+from ..schemas import OPERATIONS, NotFound, Operation
 from .config import GatewayConfig
 from .documents import documents
+from .health import HealthPages
 from .http import failed, not_allowed, not_found, routes_of
+from .metrics import UNKNOWN, Metrics, MetricsPage
 from .websocket import Connection
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,9 @@ log = logging.getLogger(__name__)
 MEDIA_TYPES = {"yaml": "application/yaml", "html": "text/html; charset=utf-8"}
 
 
-def websocket_protocol(write_timeout: float) -> type[WebSocketsSansIOProtocol]:
+def websocket_protocol(
+    write_timeout: float, on_drop: Callable[[], None]
+) -> type[WebSocketsSansIOProtocol]:
     """Return uvicorn's websocket protocol, made to drop a peer that takes nothing for ``write_timeout`` seconds.
 
     Neither uvicorn nor websockets notices such a peer by itself: pings wait behind the data that it does not read.
@@ -54,6 +58,7 @@ def websocket_protocol(write_timeout: float) -> type[WebSocketsSansIOProtocol]:
             if self.transport.get_write_buffer_size() < waited:
                 self._watch()
             else:
+                on_drop()
                 self.transport.abort()
 
         def resume_writing(self) -> None:
@@ -100,20 +105,27 @@ class DocumentPages:
 
 
 def build_app(
-    bus: Bus, config: GatewayConfig, operations: Mapping[str, Operation] = OPERATIONS
+    bus: Bus, config: GatewayConfig, operations: Mapping[str, Operation], metrics: Metrics
 ) -> Starlette:
     """Return the ASGI application of the gateway."""
 
     async def websocket(connection: WebSocket) -> None:
-        await Connection(connection, bus, operations, config).run()
+        with metrics.websockets.track_inprogress():
+            await Connection(connection, bus, operations, config, metrics).run()
+
+    async def nothing_there(request: Request, error: Exception) -> Response:
+        metrics.refused(UNKNOWN, NotFound.code)
+        return await not_found(request, error)
 
     return Starlette(
         routes=[
-            *routes_of(bus, operations, config),
+            *routes_of(bus, operations, config, metrics),
             *DocumentPages(operations).routes(),
+            *HealthPages(bus).routes(),
+            Route("/metrics", MetricsPage(bus, metrics).page),
             WebSocketRoute("/ws", websocket),
         ],
-        exception_handlers={404: not_found, 405: not_allowed, Exception: failed},
+        exception_handlers={404: nothing_there, 405: not_allowed, Exception: failed},
     )
 
 
@@ -147,8 +159,9 @@ async def serve_gateway(
     When cancelled, running calls may go on for ``config.shutdown_grace`` seconds; then connections are closed with the
     code 1012 (service restart).
     """
+    metrics = Metrics(operations)
     options: dict[str, Any] = {
-        "ws": websocket_protocol(config.write_timeout),
+        "ws": websocket_protocol(config.write_timeout, metrics.dropped.inc),
         "ws_max_size": config.max_message_bytes,
         # Off: a small compressed frame may unpack to a huge one, and tokens are too short to gain from it.
         "ws_per_message_deflate": False,
@@ -159,7 +172,8 @@ async def serve_gateway(
         "server_header": False,
         "timeout_graceful_shutdown": max(1, round(config.shutdown_grace)),
     }
-    server = _Server(uvicorn.Config(build_app(bus, config, operations), **options))
+    server = _Server(uvicorn.Config(build_app(bus, config, operations, metrics), **options))
+    metrics.watch_connections(lambda: len(server.server_state.connections))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_run, server, listener)
         try:

@@ -15,10 +15,11 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..bus.bus import Bus
 from ..bus.calls import TIMEOUT_HEADER, TRACE_HEADER
+from ..bus.context import is_traceparent, new_traceparent
 from ..schemas import (
     AylluError,
     InternalError,
@@ -34,6 +35,7 @@ from ..schemas.webmethod import STREAM_SUFFIX
 from ..schemas.wire import convert, decode
 from .config import GatewayConfig
 from .forwarding import ForwardedCall, forward
+from .metrics import Metrics
 from .session import select_form
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -131,12 +133,15 @@ class OperationEndpoint:
     operations: Mapping[str, Operation]
     operation: Operation
     config: GatewayConfig
+    metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request (ASGI)."""
         request = Request(scope, receive)
+        trace = _trace_of(request)
+        send = _with_trace(send, trace)
         try:
-            operation, call = await self._open(request)
+            operation, call = await self._open(request, trace)
         except ClientDisconnect:
             return
         except AylluError as error:
@@ -148,18 +153,24 @@ class OperationEndpoint:
                 await self._answer(operation, call, send)
             tasks.cancel_scope.cancel()
 
-    async def _open(self, request: Request) -> tuple[Operation, ForwardedCall]:
-        body = await read_body(request, self.config.max_message_bytes)
-        payload = read_payload(self.operation, request, body)
-        value: msgspec.Struct = self.operation.read(payload)
+    async def _open(self, request: Request, trace: str) -> tuple[Operation, ForwardedCall]:
+        try:
+            body = await read_body(request, self.config.max_message_bytes)
+            payload = read_payload(self.operation, request, body)
+            value: msgspec.Struct = self.operation.read(payload)
+            timeout = read_timeout(request, self.operation, self.config.max_timeout)
+        except AylluError as error:
+            self.metrics.refused(self.operation.name, error.info.code)
+            raise
         operation = select_form(self.operations, self.operation, value)
         call = await forward(
             self.bus,
             operation,
             payload,
             model=operation.model_of(value),
-            timeout=read_timeout(request, operation, self.config.max_timeout),
-            traceparent=request.headers.get(TRACE_HEADER),
+            timeout=timeout,
+            metrics=self.metrics,
+            traceparent=trace,
         )
         return operation, call
 
@@ -177,6 +188,21 @@ class OperationEndpoint:
             await _send_events(send, call, events)
         else:
             await _send_lines(send, call, events)
+
+
+def _trace_of(request: Request) -> str:
+    """Return the trace that a request belongs to, or that of a new one."""
+    given = request.headers.get(TRACE_HEADER, "")
+    return given if is_traceparent(given) else new_traceparent()
+
+
+def _with_trace(send: Send, trace: str) -> Send:
+    async def send_with_trace(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (TRACE_HEADER.encode(), trace.encode())]
+        await send(message)
+
+    return send_with_trace
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
@@ -237,14 +263,14 @@ async def _take_alive(send: Send, call: ForwardedCall) -> list[bytes]:
 
 
 def routes_of(
-    bus: Bus, operations: Mapping[str, Operation], config: GatewayConfig
+    bus: Bus, operations: Mapping[str, Operation], config: GatewayConfig, metrics: Metrics
 ) -> list[BaseRoute]:
     """Return the routes of the table; each with and without a slash at its end."""
     routes: list[BaseRoute] = []
     for operation in operations.values():
         if operation.name.endswith(STREAM_SUFFIX) and operation.base_name in operations:
             continue  # The whole form's route serves both; the request's `stream` chooses.
-        endpoint = OperationEndpoint(bus, operations, operation, config)
+        endpoint = OperationEndpoint(bus, operations, operation, config, metrics)
         for path in (operation.route.rstrip("/"), operation.route.rstrip("/") + "/"):
             routes.append(Route(path, endpoint, methods=[operation.verb], name=operation.name))
     return routes

@@ -69,9 +69,11 @@ class CancelCall:
 
 @dataclass(frozen=True, slots=True)
 class SendFrame:
-    """Send a text frame."""
+    """Send a text frame that refuses a call: of which operation (empty if unknown), and with which code."""
 
     frame: bytes
+    operation: str
+    code: str
 
 
 Effect = StartCall | CancelCall | SendFrame
@@ -80,8 +82,10 @@ Effect = StartCall | CancelCall | SendFrame
 class _Refused(Exception):  # noqa: N818
     """A frame that is answered by an error at once."""
 
-    def __init__(self, code: int, error: AylluError, key: bytes = b"null") -> None:
-        self.frame = error_frame(key, error, code)
+    def __init__(
+        self, code: int, error: AylluError, key: bytes = b"null", operation: str = ""
+    ) -> None:
+        self.effect = SendFrame(error_frame(key, error, code), operation, error.info.code)
 
 
 def error_frame(key: bytes, error: AylluError, code: int = SERVER_ERROR) -> bytes:
@@ -126,7 +130,7 @@ class Session:
         try:
             return self._receive(text)
         except _Refused as refused:
-            return SendFrame(refused.frame)
+            return refused.effect
 
     def _receive(self, text: str | bytes) -> Effect | None:
         frame = self._parse(text)
@@ -139,13 +143,13 @@ class Session:
             raise _Refused(METHOD_NOT_FOUND, error, key)
         if len(self._next_index) >= self._max_calls:
             busy = Overloaded(f"{self._max_calls} calls run on this connection already")
-            raise _Refused(SERVER_ERROR, busy, key)
+            raise _Refused(SERVER_ERROR, busy, key, operation.name)
         try:
             timeout = self._timeout(frame, operation)
             payload = bytes(frame.params)
             value = operation.read(payload)
         except InvalidRequest as error:
-            raise _Refused(INVALID_PARAMS, error, key) from error
+            raise _Refused(INVALID_PARAMS, error, key, operation.name) from error
         self._next_index[key] = 0
         form = select_form(self._operations, operation, value)
         return StartCall(key, form, payload, form.model_of(value), timeout)

@@ -19,6 +19,7 @@ from ..schemas import AylluError, Cancelled, InternalError, Operation
 from ..schemas.proxy import single_reply
 from .config import GatewayConfig
 from .forwarding import forward
+from .metrics import Metrics
 from .session import CancelCall, SendFrame, Session, StartCall
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,11 @@ class Connection:
         bus: Bus,
         operations: Mapping[str, Operation],
         config: GatewayConfig,
+        metrics: Metrics,
     ) -> None:
         self._websocket = websocket
         self._bus = bus
+        self._metrics = metrics
         self._session = Session(
             operations,
             max_calls=config.max_calls_per_connection,
@@ -71,6 +74,7 @@ class Connection:
             text = message.get("text")
             effect = self._session.receive(text if text is not None else message["bytes"])
             if isinstance(effect, SendFrame):
+                self._metrics.refused(effect.operation, effect.code)
                 await self._send(effect.frame)
             elif isinstance(effect, StartCall):
                 scope = self._scopes[effect.key] = anyio.CancelScope()
@@ -100,7 +104,12 @@ class Connection:
         """Send the events of a call as they come, and return its response frame."""
         operation, key = start.operation, start.key
         call = await forward(
-            self._bus, operation, start.payload, model=start.model, timeout=start.timeout
+            self._bus,
+            operation,
+            start.payload,
+            model=start.model,
+            timeout=start.timeout,
+            metrics=self._metrics,
         )
         async with call:
             if operation.kind == "unary":

@@ -1,0 +1,199 @@
+"""``/metrics``: what the gateway and the actors behind it are doing, in the text format of Prometheus.
+
+Labels have few values: operations of the table (any other name is ``unknown``), error codes of ours, kinds of actors, the
+models that live actors serve. What clients send never becomes a label.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import anyio
+import msgspec
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..bus.bus import Bus
+from ..bus.client import INFERENCE_SERVICE
+from ..bus.transport import ServiceStats
+from ..schemas import AylluError, Operation
+from ..schemas.errors import error_codes
+from .health import Fresh
+
+log = logging.getLogger(__name__)
+
+UNKNOWN: Final = "unknown"
+OK: Final = "ok"
+CANCELLED: Final = "cancelled"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""Upper ends of the buckets of latencies."""
+BUS_SECONDS = 2.0
+"""How long a scrape waits for the bus; after that it goes on without the numbers of the actors."""
+
+_CODES = frozenset(error_codes())
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """What an inference actor tells about its engine (`InferenceActor.service_stats`)."""
+
+    model: str
+    slots: int
+    slots_in_use: int
+    waiting: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Metrics:
+    """The numbers of one gateway. Nothing here is done per token: batches, calls and scrapes are counted."""
+
+    def __init__(self, operations: Mapping[str, Operation]) -> None:
+        self._operations = operations
+        self.registry = registry = CollectorRegistry()
+        PlatformCollector(registry=registry)
+        ProcessCollector(registry=registry)
+        self._calls = Counter(
+            "ayllu_calls",
+            "Calls that ended, refused ones included, by outcome: ok or the code of the error.",
+            ["operation", "outcome"],
+            registry=registry,
+        )
+        self._events = Counter(
+            "ayllu_events", "Events that were forwarded.", ["operation"], registry=registry
+        )
+        self._seconds = Histogram(
+            "ayllu_call_seconds",
+            "From the start of a call to its end.",
+            ["operation"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._first = Histogram(
+            "ayllu_first_event_seconds",
+            "From the start of a call to its first event.",
+            ["operation"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("ayllu_calls_in_flight", "Calls that run.", registry=registry)
+        self.websockets = Gauge("ayllu_websockets", "Open websockets.", registry=registry)
+        self.dropped = Counter(
+            "ayllu_dropped_clients", "Clients that took nothing for too long.", registry=registry
+        )
+        self._connections = Gauge(
+            "ayllu_connections", "Open client connections.", registry=registry
+        )
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """Tell where the number of open connections is found."""
+        self._connections.set_function(count)
+
+    def ended(
+        self, operation: str, outcome: str, *, seconds: float, first: float | None, events: int
+    ) -> None:
+        """Count a call that ended."""
+        name = self._label(operation)
+        self._calls.labels(name, outcome_label(outcome)).inc()
+        self._seconds.labels(name).observe(seconds)
+        self._events.labels(name).inc(events)
+        if first is not None:
+            self._first.labels(name).observe(first)
+
+    def refused(self, operation: str, outcome: str) -> None:
+        """Count a call that was refused before it began."""
+        self._calls.labels(self._label(operation), outcome_label(outcome)).inc()
+
+    def _label(self, operation: str) -> str:
+        return operation if operation in self._operations else UNKNOWN
+
+
+def outcome_label(outcome: str) -> str:
+    """Return an outcome as a label; codes that only others know are one."""
+    return outcome if outcome == OK or outcome in _CODES else UNKNOWN
+
+
+class _Snapshot(Collector):
+    """The numbers that are asked for at each scrape: those of the bus, and of the inference actors behind it."""
+
+    def __init__(self, bus: Bus, engines: Sequence[tuple[str, EngineStats]]) -> None:
+        self._bus = bus
+        self._engines = engines
+
+    def collect(self) -> Iterable[Metric]:
+        transport = self._bus.transport
+        connected = GaugeMetricFamily("ayllu_bus_connected", "Whether the bus is there.")
+        connected.add_metric([], float(transport.connected))
+        reconnects = CounterMetricFamily(
+            "ayllu_bus_reconnects", "How often the bus was lost and found again."
+        )
+        reconnects.add_metric([], transport.reconnects)
+        yield connected
+        yield reconnects
+        yield from self._of_engines()
+
+    def _of_engines(self) -> Iterable[Metric]:
+        labels = ["model", "actor"]
+        for name, help_ in (
+            ("slots", "How many generations the engine runs at once."),
+            ("slots_in_use", "How many generations it runs now."),
+            ("waiting", "How many generations wait for a slot."),
+        ):
+            gauge = GaugeMetricFamily(f"ayllu_engine_{name}", help_, labels=labels)
+            for actor, stats in self._engines:
+                gauge.add_metric([stats.model, actor], getattr(stats, name))
+            yield gauge
+        tokens = CounterMetricFamily(
+            "ayllu_tokens",
+            "Tokens of generations that came to their end, whoever asked for them.",
+            labels=[*labels, "kind"],
+        )
+        for actor, stats in self._engines:
+            tokens.add_metric([stats.model, actor, "prompt"], stats.prompt_tokens)
+            tokens.add_metric([stats.model, actor, "completion"], stats.completion_tokens)
+        yield tokens
+
+
+class MetricsPage:
+    """Serves ``/metrics``."""
+
+    def __init__(self, bus: Bus, metrics: Metrics) -> None:
+        self._bus = bus
+        self._metrics = metrics
+        self._engines = Fresh(self._ask_engines)
+
+    async def page(self, _: Request) -> Response:
+        """Return the page."""
+        snapshot = CollectorRegistry()
+        snapshot.register(_Snapshot(self._bus, await self._engines.get()))
+        page = generate_latest(self._metrics.registry) + generate_latest(snapshot)
+        return Response(page, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def _ask_engines(self) -> list[tuple[str, EngineStats]]:
+        found: list[ServiceStats] = []
+        with anyio.move_on_after(BUS_SECONDS):
+            try:
+                found = await self._bus.transport.stats(INFERENCE_SERVICE)
+            except AylluError as error:
+                log.warning("the inference actors could not be asked: %s", error.message)
+        engines: list[tuple[str, EngineStats]] = []
+        for service in found:
+            try:
+                engines.append((service.id, msgspec.convert(service.data, EngineStats)))
+            except msgspec.ValidationError as error:
+                # Anybody on the bus may announce a service of this name.
+                log.warning("the service %s tells its work wrongly: %s", service.id, error)
+        return engines
