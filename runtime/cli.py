@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import socket
 import sys
@@ -15,8 +14,9 @@ from pathlib import Path
 import anyio
 
 from ..bus.lifeline import die_with_parent
-from ..schemas import OPERATIONS, AylluError, InvalidRequest
+from ..schemas import OPERATIONS, AylluError, InvalidRequest, encode
 from .config import load_config
+from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS, configure_logs
 
 DEFAULT_PORT = 8321
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -26,6 +26,7 @@ EXAMPLES = {
     "chat": 'ayllu chat "Which city is the capital of France?"',
     "call": 'ayllu call models\n  ayllu call completion \'{"model": "smollm2", "content": "Once", "max_tokens": 8}\'',
     "spec": "ayllu spec --out spec",
+    "doctor": "ayllu doctor --config ayllu.toml",
 }
 
 
@@ -44,6 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ayllu {version('ayllu')}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more, on stderr")
+    parser.add_argument(
+        "--log-format",
+        choices=LOG_FORMATS,
+        default=os.environ.get(LOG_FORMAT_VARIABLE, "text"),
+        help=f"of the lines on stderr (%(default)s; also in the variable {LOG_FORMAT_VARIABLE})",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     up = _add(commands, "up", "run everything on this machine: bus, models, gateway")
@@ -91,6 +98,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     spec = _add(commands, "spec", "write openapi.yaml, openapi.html and asyncapi.yaml")
     spec.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")
+
+    doctor = _add(commands, "doctor", "say what is installed, reachable, served and wrong")
+    doctor.add_argument("--url", help=f"of a gateway that must be there ({DEFAULT_URL}, if it is)")
+    doctor.add_argument("--bus", help="of a bus that must be there; or in AYLLU_BUS_URL")
+    doctor.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
+    doctor.add_argument("--data-dir", type=Path, default=default_data_dir(), help="(%(default)s)")
+    doctor.add_argument("--json", action="store_true", help="for programs")
     return parser
 
 
@@ -165,12 +179,40 @@ def _spec(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{path}\n")
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import DoctorOptions, Finding, examine
+    from .supervisor import BUS_URL_VARIABLE
+
+    findings: list[Finding] = []
+
+    def report(finding: Finding) -> None:
+        findings.append(finding)
+        if not options.json:
+            advice = f"\n      -> {finding.advice}" if finding.advice else ""
+            line = f"{finding.status:<5} {finding.name}: {finding.found}{advice}"
+            sys.stdout.write(line + os.linesep)
+
+    chosen = DoctorOptions(
+        options.url or DEFAULT_URL,
+        options.url is not None,
+        options.bus or os.environ.get(BUS_URL_VARIABLE),
+        options.config,
+        options.data_dir.expanduser(),
+    )
+    _run(partial(examine, chosen, report))
+    well = all(finding.status != "fail" for finding in findings)
+    if options.json:
+        sys.stdout.write(encode({"ok": well, "findings": findings}).decode() + os.linesep)
+    return 0 if well else 1
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "up": _up,
     "worker": _worker,
     "chat": _chat,
     "call": _call,
     "spec": _spec,
+    "doctor": _doctor,
 }
 
 
@@ -190,12 +232,10 @@ def _first_error(error: BaseException) -> BaseException:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit status: 2 where the caller must change something, 1 for all other errors."""
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
     try:
-        COMMANDS[options.command](options)
+        configure_logs(options.log_format, verbose=options.verbose)
+        os.environ[LOG_FORMAT_VARIABLE] = options.log_format  # Children log as we do.
+        return COMMANDS[options.command](options) or 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -211,7 +251,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"ayllu {options.command}: {first.message}\n")
         return 2 if isinstance(first, InvalidRequest) else 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
 from ..bus.context import current_call, trace_id_of
-from ..schemas import encode
+from ..schemas import InvalidRequest, encode
 
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: Final[tuple[str, ...]] = get_args(LogFormat)
@@ -83,7 +83,13 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logs(format_: str, *, verbose: bool = False) -> None:
-    """Send all logs of this process to stderr in a format of `LOG_FORMATS`."""
+    """Send all logs of this process to stderr in a format of `LOG_FORMATS`.
+
+    Raises:
+        InvalidRequest: there is no such format.
+    """
+    if format_ not in LOG_FORMATS:
+        raise InvalidRequest(f"there is no log format {format_!r}: {', '.join(LOG_FORMATS)}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
     logging.basicConfig(
