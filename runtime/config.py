@@ -9,15 +9,16 @@ from typing import Annotated
 from msgspec import Meta
 
 from ..actors.registry import ModelSpec, check_models, default_models
-from ..schemas import InvalidRequest, Wire
+from ..schemas import OPERATIONS, InvalidRequest, Wire
 from ..schemas.wire import convert
+from .auth import TokenSpec, check_tokens
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 
 
 class GatewayConfig(Wire, frozen=True):
-    """The limits of the gateway.
+    """Who may talk to the gateway, and its limits.
 
     Attributes:
         max_message_bytes: the largest websocket message or HTTP body from a client.
@@ -25,6 +26,17 @@ class GatewayConfig(Wire, frozen=True):
         max_timeout: the longest deadline that a client may ask for, in seconds.
         write_timeout: how long a client may take nothing before its connection is dropped, in seconds.
         shutdown_grace: how long running calls may go on after the gateway was told to stop, in seconds.
+        request_timeout: how long a client may take to send a request's headers and body, in seconds.
+        ping_interval: how often websocket clients are asked whether they are there, and how long they have to answer, in
+            seconds.
+        max_connections: how many connections there may be; further ones are told to come back later.
+        max_calls_per_caller: how many calls of one token (of one address, where there are no tokens) may run at once.
+        calls_per_second: how many calls of one token or address may begin in a second; by default as many as come.
+        tokens: who may call; without any, everybody who reaches the gateway, which must then be on loopback.
+        allowed_hosts: the names under which clients reach the gateway, besides ``localhost`` and its addresses.
+        allowed_origins: whose pages may call (``https://HOST[:PORT]``), besides those that the gateway serves.
+        certfile: a PEM file with the certificate and its chain, for TLS.
+        keyfile: the PEM file of its key.
     """
 
     max_message_bytes: Count = 1 << 20
@@ -32,6 +44,34 @@ class GatewayConfig(Wire, frozen=True):
     max_timeout: Seconds = 86_400.0
     write_timeout: Seconds = 15.0
     shutdown_grace: Seconds = 5.0
+    request_timeout: Seconds = 30.0
+    ping_interval: Seconds = 20.0
+    max_connections: Count = 10_000
+    max_calls_per_caller: Count = 1024
+    calls_per_second: Seconds | None = None
+    tokens: list[TokenSpec] = []
+    allowed_hosts: list[str] = []
+    allowed_origins: list[str] = []
+    certfile: str | None = None
+    keyfile: str | None = None
+
+    @property
+    def tls(self) -> bool:
+        """Whether clients talk to it over TLS."""
+        return self.certfile is not None
+
+
+def check_gateway(gateway: GatewayConfig) -> None:
+    """Refuse what types cannot tell.
+
+    Raises:
+        InvalidRequest: the tokens contradict each other, or half of a certificate is missing.
+    """
+    check_tokens(gateway.tokens, {operation.api for operation in OPERATIONS.values()})
+    if (gateway.certfile is None) != (gateway.keyfile is None):
+        raise InvalidRequest("gateway.certfile and gateway.keyfile belong together")
+    if "*" in gateway.allowed_origins:
+        raise InvalidRequest("gateway.allowed_origins: name the origins, `*` would be everybody")
 
 
 class Config(Wire, frozen=True):
@@ -70,6 +110,7 @@ def load_config(path: Path | None) -> Config:
     try:
         config = convert(values, Config)
         check_models(config.served_models)
+        check_gateway(config.gateway)
     except InvalidRequest as error:
         raise InvalidRequest(f"the configuration {path} is wrong: {error.message}") from error
     return config

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from socket import socket
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
 
 import anyio
@@ -18,63 +18,22 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..bus.bus import Bus
-from ..schemas import OPERATIONS, NotFound, Operation
+from ..schemas import OPERATIONS, AylluError, InvalidRequest, NotFound, Operation
+from .answers import error_response
 from .config import GatewayConfig
 from .documents import documents
+from .gate import Door, Gate
 from .health import HealthPages
 from .http import failed, not_allowed, not_found, routes_of
 from .metrics import UNKNOWN, Metrics, MetricsPage
+from .protocols import Patience, http_protocol, websocket_protocol
 from .websocket import Connection
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPES = {"yaml": "application/yaml", "html": "text/html; charset=utf-8"}
-
-
-def websocket_protocol(
-    write_timeout: float, on_drop: Callable[[], None]
-) -> type[WebSocketsSansIOProtocol]:
-    """Return uvicorn's websocket protocol, made to drop a peer that takes nothing for ``write_timeout`` seconds.
-
-    Neither uvicorn nor websockets notices such a peer by itself: pings wait behind the data that it does not read.
-    """
-
-    class Protocol(WebSocketsSansIOProtocol):
-        _drop: asyncio.TimerHandle | None = None
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._watch()
-
-        def _watch(self) -> None:
-            waiting = self.transport.get_write_buffer_size()
-            self._drop = self.loop.call_later(write_timeout, self._drop_unless_read, waiting)
-
-        def _drop_unless_read(self, waited: int) -> None:
-            # A peer that takes little, but steadily, is no dead one.
-            if self.transport.get_write_buffer_size() < waited:
-                self._watch()
-            else:
-                on_drop()
-                self.transport.abort()
-
-        def resume_writing(self) -> None:
-            self._keep()
-            super().resume_writing()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._keep()
-            super().connection_lost(exc)
-
-        def _keep(self) -> None:
-            if self._drop is not None:
-                self._drop.cancel()
-                self._drop = None
-
-    return Protocol
 
 
 class DocumentPages:
@@ -106,27 +65,60 @@ class DocumentPages:
 
 def build_app(
     bus: Bus, config: GatewayConfig, operations: Mapping[str, Operation], metrics: Metrics
-) -> Starlette:
+) -> Door:
     """Return the ASGI application of the gateway."""
+    gate = Gate(config)
+    metrics_page = MetricsPage(bus, metrics).page
 
     async def websocket(connection: WebSocket) -> None:
+        try:
+            caller = gate.caller_of(connection.scope)
+        except AylluError as error:
+            metrics.refused(UNKNOWN, error.code)
+            await connection.send_denial_response(error_response(error))
+            return
         with metrics.websockets.track_inprogress():
-            await Connection(connection, bus, operations, config, metrics).run()
+            await Connection(
+                connection, bus, operations, config, metrics, gate=gate, caller=caller
+            ).run()
+
+    async def metrics_for_callers(request: Request) -> Response:
+        try:
+            gate.caller_of(request.scope)
+        except AylluError as error:
+            return error_response(error)
+        return await metrics_page(request)
 
     async def nothing_there(request: Request, error: Exception) -> Response:
         metrics.refused(UNKNOWN, NotFound.code)
         return await not_found(request, error)
 
-    return Starlette(
+    app = Starlette(
         routes=[
-            *routes_of(bus, operations, config, metrics),
+            *routes_of(bus, operations, config, metrics, gate),
             *DocumentPages(operations).routes(),
             *HealthPages(bus).routes(),
-            Route("/metrics", MetricsPage(bus, metrics).page),
+            Route("/metrics", metrics_for_callers),
             WebSocketRoute("/ws", websocket),
         ],
         exception_handlers={404: nothing_there, 405: not_allowed, Exception: failed},
     )
+    return Door(app, config)
+
+
+def check_certificate(config: GatewayConfig) -> None:
+    """Refuse a certificate that cannot be used.
+
+    Raises:
+        InvalidRequest: the files are not there, cannot be read, or do not fit each other.
+    """
+    if config.certfile is not None:
+        try:
+            SSLContext(PROTOCOL_TLS_SERVER).load_cert_chain(config.certfile, config.keyfile)
+        except OSError as error:  # Which SSLError is, too.
+            raise InvalidRequest(
+                f"gateway.certfile and gateway.keyfile cannot be used: {error}"
+            ) from error
 
 
 class _Server(uvicorn.Server):
@@ -158,11 +150,23 @@ async def serve_gateway(
 
     When cancelled, running calls may go on for ``config.shutdown_grace`` seconds; then connections are closed with the
     code 1012 (service restart).
+
+    Raises:
+        InvalidRequest: the certificate cannot be used.
     """
+    check_certificate(config)
     metrics = Metrics(operations)
+    patience = Patience(config, metrics.dropped.inc)
     options: dict[str, Any] = {
-        "ws": websocket_protocol(config.write_timeout, metrics.dropped.inc),
+        "http": http_protocol(patience),
+        "ws": websocket_protocol(patience),
         "ws_max_size": config.max_message_bytes,
+        "ws_ping_interval": config.ping_interval,
+        "ws_ping_timeout": config.ping_interval,
+        "ssl_certfile": config.certfile,
+        "ssl_keyfile": config.keyfile,
+        # Else whoever connects from this machine could choose the address that limits are counted by.
+        "proxy_headers": False,
         # Off: a small compressed frame may unpack to a huge one, and tokens are too short to gain from it.
         "ws_per_message_deflate": False,
         "lifespan": "off",

@@ -8,6 +8,7 @@ is the assembled reply, ``error`` an error (SPEC.md, Decision 13).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import anyio
@@ -33,8 +34,10 @@ from ..schemas import (
 from ..schemas.proxy import single_reply
 from ..schemas.webmethod import STREAM_SUFFIX
 from ..schemas.wire import convert, decode
+from .answers import error_body, error_response
 from .config import GatewayConfig
 from .forwarding import ForwardedCall, forward
+from .gate import Gate
 from .metrics import Metrics
 from .session import select_form
 
@@ -44,16 +47,6 @@ JSONL = b"application/jsonl"
 SSE = b"text/event-stream; charset=utf-8"
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-def error_body(error: AylluError) -> bytes:
-    """Return the JSON text of an error, in the one shape that every answer uses."""
-    return encode({"error": error.info})
-
-
-def error_response(error: AylluError) -> Response:
-    """Return the HTTP answer of an error."""
-    return Response(error_body(error), error.http_status, media_type="application/json")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -134,12 +127,24 @@ class OperationEndpoint:
     operation: Operation
     config: GatewayConfig
     metrics: Metrics
+    gate: Gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request (ASGI)."""
         request = Request(scope, receive)
         trace = _trace_of(request)
         send = _with_trace(send, trace)
+        with ExitStack() as admitted:
+            try:
+                admitted.enter_context(self.gate.admit(self.gate.caller_of(scope), self.operation))
+            except AylluError as error:
+                self.metrics.refused(self.operation.name, error.code)
+                await error_response(error)(scope, receive, send)
+                return
+            await self._serve(request, trace, send)
+
+    async def _serve(self, request: Request, trace: str, send: Send) -> None:
+        scope, receive = request.scope, request.receive
         try:
             operation, call = await self._open(request, trace)
         except ClientDisconnect:
@@ -263,14 +268,18 @@ async def _take_alive(send: Send, call: ForwardedCall) -> list[bytes]:
 
 
 def routes_of(
-    bus: Bus, operations: Mapping[str, Operation], config: GatewayConfig, metrics: Metrics
+    bus: Bus,
+    operations: Mapping[str, Operation],
+    config: GatewayConfig,
+    metrics: Metrics,
+    gate: Gate,
 ) -> list[BaseRoute]:
     """Return the routes of the table; each with and without a slash at its end."""
     routes: list[BaseRoute] = []
     for operation in operations.values():
         if operation.name.endswith(STREAM_SUFFIX) and operation.base_name in operations:
             continue  # The whole form's route serves both; the request's `stream` chooses.
-        endpoint = OperationEndpoint(bus, operations, operation, config, metrics)
+        endpoint = OperationEndpoint(bus, operations, operation, config, metrics, gate)
         for path in (operation.route.rstrip("/"), operation.route.rstrip("/") + "/"):
             routes.append(Route(path, endpoint, methods=[operation.verb], name=operation.name))
     return routes

@@ -7,24 +7,28 @@ while the socket is busy share the next frame.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 
 import anyio
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..bus.bus import Bus
-from ..schemas import AylluError, Cancelled, InternalError, Operation
+from ..schemas import AylluError, Cancelled, InternalError, Operation, Unauthenticated
 from ..schemas.proxy import single_reply
+from .auth import Caller
 from .config import GatewayConfig
 from .forwarding import forward
+from .gate import Gate
 from .metrics import Metrics
 from .session import CancelCall, SendFrame, Session, StartCall
 
 log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "ayllu.v1"
+TOKEN_EXPIRED = 4401
+"""The code with which a connection is closed when a call comes after its token has expired."""
 LIMIT_HEADER = b"ayllu-max-message"
 """Tells a client how large its messages may be: a larger one would close the connection."""
 
@@ -39,10 +43,15 @@ class Connection:
         operations: Mapping[str, Operation],
         config: GatewayConfig,
         metrics: Metrics,
+        *,
+        gate: Gate,
+        caller: Caller,
     ) -> None:
         self._websocket = websocket
         self._bus = bus
         self._metrics = metrics
+        self._gate = gate
+        self._caller = caller
         self._session = Session(
             operations,
             max_calls=config.max_calls_per_connection,
@@ -86,7 +95,8 @@ class Connection:
         error: AylluError = Cancelled("the caller cancelled the call")
         frame: bytes | None = None
         try:
-            with scope:
+            # Outside of the scope: a refused call is refused even if it is cancelled at once.
+            with self._admit(start), scope:
                 frame = await self._follow(start)
         except AylluError as failure:
             error = failure
@@ -99,6 +109,18 @@ class Connection:
             del self._scopes[start.key]
         with suppress(WebSocketDisconnect):
             await self._send(frame or self._session.failure_frame(start.key, error))
+            if isinstance(error, Unauthenticated) and self._gate.expired(self._caller):
+                await self._websocket.close(TOKEN_EXPIRED, "the token has expired")
+
+    @contextmanager
+    def _admit(self, start: StartCall) -> Iterator[None]:
+        with ExitStack() as admitted:
+            try:
+                admitted.enter_context(self._gate.admit(self._caller, start.operation))
+            except AylluError as error:
+                self._metrics.refused(start.operation.name, error.code)
+                raise
+            yield
 
     async def _follow(self, start: StartCall) -> bytes | None:
         """Send the events of a call as they come, and return its response frame."""
