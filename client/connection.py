@@ -10,10 +10,19 @@ from contextlib import asynccontextmanager
 import anyio
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
-from ..schemas import BusError, DeadlineExceeded, InvalidRequest, TooLarge
+from ..schemas import (
+    BusError,
+    DeadlineExceeded,
+    ErrorInfo,
+    InvalidRequest,
+    PermissionDenied,
+    TooLarge,
+    Unauthenticated,
+)
+from ..schemas.errors import error_from
 from ..schemas.tasks import background_tasks
 from .protocol import CallState, ClientSession
 
@@ -25,6 +34,8 @@ FRAME_OVERHEAD = 512
 """How much longer than its payload the frame of a call may be."""
 LIMIT_HEADER = "ayllu-max-message"
 """In which the gateway tells how large a message it takes; a larger one would close the connection."""
+REFUSALS = {401: Unauthenticated, 403: PermissionDenied}
+"""What the status of a refused handshake means, where trying again does not help."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between attempts to connect again, doubled from the first to the longest."""
 CONNECT_SECONDS = 10.0
@@ -86,8 +97,10 @@ class WebsocketCall:
 class Connection:
     """A connection to one gateway. Use it through `open_connection`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         self._url = url
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._refused: ErrorInfo | None = None
         self._session = ClientSession()
         self._waiters: dict[CallState, asyncio.Event] = {}
         self._max_message = MAX_FRAME
@@ -101,6 +114,8 @@ class Connection:
 
         Raises:
             DeadlineExceeded: the connection was not back within the call's timeout.
+            Unauthenticated: the gateway no longer takes the token.
+            PermissionDenied: it no longer takes clients from here.
             TooLarge: the gateway would not take the message.
         """
         try:
@@ -108,6 +123,8 @@ class Connection:
                 await self._connected.wait()
         except TimeoutError as error:
             raise DeadlineExceeded("the gateway was not reached within the deadline") from error
+        if self._refused is not None:
+            raise error_from(self._refused)
         if len(payload) + FRAME_OVERHEAD > self._max_message:
             raise TooLarge(
                 f"the request is larger than the {self._max_message} bytes that the gateway takes"
@@ -140,11 +157,14 @@ class Connection:
         Raises:
             BusError: there is no gateway at the address, or it refused.
             InvalidRequest: the address is not one.
+            Unauthenticated: it takes no clients without a token, or not with this one.
+            PermissionDenied: it takes no clients from here, or under this name.
         """
         try:
             return await open_websocket(
                 self._url,
                 subprotocols=[SUBPROTOCOL],
+                additional_headers=self._headers,
                 compression=None,
                 max_size=MAX_FRAME,
                 open_timeout=CONNECT_SECONDS,
@@ -153,6 +173,9 @@ class Connection:
         except InvalidURI as error:
             raise InvalidRequest(f"not a websocket address: {self._url}") from error
         except (OSError, InvalidHandshake) as error:
+            if isinstance(error, InvalidStatus) and error.response.status_code in REFUSALS:
+                refusal = REFUSALS[error.response.status_code]
+                raise refusal(f"the gateway at {self._url} does not let us in") from error
             raise BusError(
                 f"no ayllu gateway answers at {self._url}: {error}; is `ayllu up` running?"
             ) from error
@@ -178,6 +201,10 @@ class Connection:
                 try:
                     websocket = await self.open()
                     break
+                except (Unauthenticated, PermissionDenied) as error:
+                    self._refused = error.info
+                    self._connected.set()  # Calls that wait are told, and no attempt can help.
+                    return
                 except BusError as error:
                     log.debug("not yet: %s", error)
 
@@ -226,14 +253,16 @@ def _message_limit(websocket: ClientConnection) -> int:
 
 
 @asynccontextmanager
-async def open_connection(url: str) -> AsyncIterator[Connection]:
+async def open_connection(url: str, token: str | None = None) -> AsyncIterator[Connection]:
     """Connect to a gateway, and stay connected until the end of the block.
 
     Raises:
         BusError: no gateway answers.
         InvalidRequest: the address is not one.
+        Unauthenticated: the gateway does not take the token.
+        PermissionDenied: it takes no clients from here.
     """
-    connection = Connection(url)
+    connection = Connection(url, token)
     websocket = await connection.open()
     async with background_tasks() as tasks:
         tasks.start_soon(connection.keep, websocket)

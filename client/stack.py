@@ -106,7 +106,9 @@ class _Stack(_Namespace):
 
 
 @asynccontextmanager
-async def connect(url: str, *, timeout: float | None = None) -> AsyncIterator[Stack]:
+async def connect(
+    url: str, *, token: str | None = None, timeout: float | None = None
+) -> AsyncIterator[Stack]:
     """Connect to a gateway.
 
     The connection reconnects by itself; calls that ran when it broke end in a retryable `BusError`, later ones wait until
@@ -114,13 +116,16 @@ async def connect(url: str, *, timeout: float | None = None) -> AsyncIterator[St
 
     Args:
         url: ``ws://HOST:PORT/ws``; the address that ``ayllu up`` prints works too.
+        token: what the gateway lets us in by, if it wants one; use ``wss://`` or ``https://`` then, or loopback.
         timeout: the deadline of each call in seconds; by default each operation's own.
 
     Raises:
         BusError: no gateway answers.
         InvalidRequest: the address is not one.
+        Unauthenticated: the gateway does not take the token.
+        PermissionDenied: it takes no clients from here.
     """
-    async with open_connection(websocket_url(url)) as connection:
+    async with open_connection(websocket_url(url), token) as connection:
         yield cast(Stack, _Stack(connection, timeout))
 
 

@@ -41,7 +41,11 @@ def read_payload(argument: str) -> bytes:
 
 
 async def call_operation(
-    url: str, operation: Operation, payload: bytes, timeout: float | None
+    url: str,
+    operation: Operation,
+    payload: bytes,
+    timeout: float | None,
+    token: str | None = None,
 ) -> None:
     """Call an operation through a gateway, and print what comes, a line each, as it comes.
 
@@ -49,7 +53,7 @@ async def call_operation(
         AylluError: what the call ended in.
     """
     operation.read(payload)  # Errors in the payload need no gateway.
-    async with connect(url) as stack:
+    async with connect(url, token=token) as stack:
         call = await stack.call(operation, payload, timeout=timeout)
         try:
             while events := await call.take():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -23,13 +23,14 @@ from ..schemas import (
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """How to talk: the gateway's address, the model (None: the first), instructions, and sampling."""
+    """How to talk: the gateway's address, the model (None: the first), instructions, sampling, and the token."""
 
     url: str
     model: str | None
     system: str | None
     max_tokens: int
     temperature: float
+    token: str | None = field(default=None, repr=False)
 
     @property
     def sampling(self) -> SamplingParams:
@@ -56,7 +57,7 @@ async def chat(options: ChatOptions, message: str | None) -> None:
     Raises:
         AylluError: the gateway is not there; in a conversation, the errors of single turns are printed.
     """
-    async with connect(options.url) as stack:
+    async with connect(options.url, token=options.token) as stack:
         model = options.model or await first_model(stack)
         history: list[Message] = []
         if options.system:

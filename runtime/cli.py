@@ -15,17 +15,21 @@ import anyio
 
 from ..bus.lifeline import die_with_parent
 from ..schemas import OPERATIONS, AylluError, InvalidRequest, encode
+from .auth import EVERYTHING
 from .config import load_config
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS, configure_logs
 
 DEFAULT_PORT = 8321
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+TOKEN_VARIABLE = "AYLLU_TOKEN"
+"""The client's token; a command line can be read by others."""
 EXAMPLES = {
     "up": "ayllu up --port 8321 --data-dir ~/ayllu",
     "worker": "ayllu worker inference --bus nats://10.0.0.1:4222 --config ayllu.toml",
     "chat": 'ayllu chat "Which city is the capital of France?"',
     "call": 'ayllu call models\n  ayllu call completion \'{"model": "smollm2", "content": "Once", "max_tokens": 8}\'',
     "spec": "ayllu spec --out spec",
+    "token": "ayllu token alice --scopes Inference Models --expires 2027-12-31 >> ayllu.toml",
     "doctor": "ayllu doctor --config ayllu.toml",
 }
 
@@ -41,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ayllu",
         description="An agent runtime: models, agents, memory and training as actors on a NATS bus.",
-        epilog="Begin with `ayllu up`, then `ayllu chat` in another terminal.",
+        epilog="Begin with `ayllu up`, then `ayllu chat` in another terminal. Where the gateway wants a token, "
+        f"`chat` and `call` take it from the variable {TOKEN_VARIABLE}.",
     )
     parser.add_argument("--version", action="version", version=f"ayllu {version('ayllu')}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more, on stderr")
@@ -99,6 +104,20 @@ def build_parser() -> argparse.ArgumentParser:
     spec = _add(commands, "spec", "write openapi.yaml, openapi.html and asyncapi.yaml")
     spec.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")
 
+    token = _add(
+        commands, "token", "make a token for a client, and its entry for the configuration"
+    )
+    token.add_argument("name", metavar="NAME", help="whose it is")
+    token.add_argument(
+        "--scopes",
+        nargs="+",
+        default=[EVERYTHING],
+        choices=[EVERYTHING, *sorted({operation.api for operation in OPERATIONS.values()})],
+        metavar="API",
+        help="what it allows, such as Inference (%(default)s: everything)",
+    )
+    token.add_argument("--expires", metavar="DATE", help="until when; by default for ever")
+
     doctor = _add(commands, "doctor", "say what is installed, reachable, served and wrong")
     doctor.add_argument("--url", help=f"of a gateway that must be there ({DEFAULT_URL}, if it is)")
     doctor.add_argument("--bus", help="of a bus that must be there; or in AYLLU_BUS_URL")
@@ -121,12 +140,13 @@ def _add(
 
 
 def _up(options: argparse.Namespace) -> None:
+    from .gateway import check_certificate
     from .supervisor import UpOptions, up
 
-    load_config(options.config)  # What is wrong in it is said before anything is started.
-    chosen = UpOptions(
-        options.host, options.port, options.data_dir.expanduser(), options.config, options.bus
-    )
+    gateway = load_config(options.config).gateway
+    check_certificate(gateway)  # What is wrong is said before anything is started.
+    data_dir = options.data_dir.expanduser()
+    chosen = UpOptions(options.host, options.port, data_dir, options.config, options.bus, gateway)
     _run(partial(up, chosen))
 
 
@@ -140,12 +160,14 @@ def _worker(options: argparse.Namespace) -> None:
     bus_url = options.bus or os.environ.get(BUS_URL_VARIABLE)
     if not bus_url:
         raise InvalidRequest(f"which bus? Give --bus or set {BUS_URL_VARIABLE}")
+    config = load_config(options.config)
     listener = None
     if options.listen_fd is not None:
         listener = socket.socket(fileno=options.listen_fd)
     elif "gateway" in options.kinds:
-        listener = open_listener(options.host, options.port)
-    _run(partial(run_worker, options.kinds, bus_url, load_config(options.config), listener))
+        authenticated = bool(config.gateway.tokens)
+        listener = open_listener(options.host, options.port, authenticated=authenticated)
+    _run(partial(run_worker, options.kinds, bus_url, config, listener))
 
 
 def _chat(options: argparse.Namespace) -> None:
@@ -157,6 +179,7 @@ def _chat(options: argparse.Namespace) -> None:
         options.system,
         options.max_tokens,
         options.temperature,
+        os.environ.get(TOKEN_VARIABLE),
     )
     _run(partial(chat, chosen, options.message))
 
@@ -169,7 +192,8 @@ def _call(options: argparse.Namespace) -> None:
         return
     payload = read_payload(options.payload)
     operation = OPERATIONS[options.operation]
-    _run(partial(call_operation, options.url, operation, payload, options.timeout))
+    token = os.environ.get(TOKEN_VARIABLE)
+    _run(partial(call_operation, options.url, operation, payload, options.timeout, token))
 
 
 def _spec(options: argparse.Namespace) -> None:
@@ -177,6 +201,12 @@ def _spec(options: argparse.Namespace) -> None:
 
     for path in write_documents(OPERATIONS, options.out):
         sys.stdout.write(f"{path}\n")
+
+
+def _token(options: argparse.Namespace) -> None:
+    from .tokens import make_token
+
+    make_token(options.name, options.scopes, options.expires)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -212,6 +242,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "chat": _chat,
     "call": _call,
     "spec": _spec,
+    "token": _token,
     "doctor": _doctor,
 }
 

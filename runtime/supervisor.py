@@ -30,6 +30,7 @@ from ..actors.supervision import Start, supervise
 from ..bus.processes import stop_process
 from ..bus.server import Server, embedded_server
 from ..schemas import BusError, InvalidRequest, PermissionDenied, Unavailable
+from .config import GatewayConfig
 from .worker import READY_LINE, announce
 
 log = logging.getLogger(__name__)
@@ -53,11 +54,12 @@ class UpOptions:
     """What ``ayllu up`` was asked for.
 
     Attributes:
-        host: the address to listen on; loopback only, until there is authentication.
+        host: the address to listen on; other than on loopback, clients need tokens.
         port: the port; 0 takes a free one.
         data_dir: where everything durable lives.
         config: the configuration file.
         bus_url: an external bus; by default a nats-server is started.
+        gateway: what the configuration says about the gateway.
     """
 
     host: str
@@ -65,23 +67,30 @@ class UpOptions:
     data_dir: Path
     config: Path | None
     bus_url: str | None = None
+    gateway: GatewayConfig = GatewayConfig()
 
 
-def open_listener(host: str, port: int) -> socket:
+def open_listener(host: str, port: int, *, authenticated: bool = False) -> socket:
     """Return a listening socket.
 
+    Args:
+        host: the address.
+        port: the port; 0 takes a free one.
+        authenticated: whether clients need a token; without, only loopback is listened on.
+
     Raises:
-        PermissionDenied: the address is not on loopback.
+        PermissionDenied: the address is not on loopback, and clients need no token.
         InvalidRequest: the address cannot be used; the message says why.
     """
     try:
         family, _, _, _, address = getaddrinfo(host, port, type=SOCK_STREAM)[0]
     except OSError as error:
         raise InvalidRequest(f"{host} is not an address of this machine: {error}") from error
-    if family not in (AF_INET, AF_INET6) or not ip_address(address[0]).is_loopback:
+    local = family in (AF_INET, AF_INET6) and ip_address(address[0]).is_loopback
+    if not (local or authenticated):
         raise PermissionDenied(
-            f"{host} can be reached from other machines, and clients are not authenticated yet: "
-            "use a loopback address such as 127.0.0.1"
+            f"{host} can be reached from other machines, and anybody there could call: configure "
+            "gateway.tokens (see `ayllu token --help`), or use a loopback address such as 127.0.0.1"
         )
     listener = socket(family, SOCK_STREAM)
     listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
@@ -96,10 +105,11 @@ def open_listener(host: str, port: int) -> socket:
     return listener
 
 
-def url_of(listener: socket) -> str:
+def url_of(listener: socket, *, tls: bool = False) -> str:
     """Return the HTTP address of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == AF_INET6 else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def write_private(path: Path, text: str) -> None:
@@ -236,7 +246,8 @@ async def up(options: UpOptions) -> None:
     Raises:
         AylluError: it cannot be started.
     """
-    listener = open_listener(options.host, options.port)
+    authenticated = bool(options.gateway.tokens)
+    listener = open_listener(options.host, options.port, authenticated=authenticated)
     with listener:
         options.data_dir.mkdir(parents=True, exist_ok=True)
         async with anyio.create_task_group() as tasks:
@@ -249,5 +260,5 @@ async def up(options: UpOptions) -> None:
 
                 tasks.start_soon(stop_on_signal)
                 await tasks.start(Tree(options, listener).run)
-                announce(f"ready {url_of(listener)}")
+                announce(f"ready {url_of(listener, tls=options.gateway.tls)}")
                 await anyio.sleep_forever()
