@@ -22,7 +22,7 @@ from .topology import (
 )
 
 TOKENS = 128
-ROUNDS = {1: 16, 32: 3}
+ROUNDS = {1: 16, 32: 8}
 """How many streams each connection has in one run, by the number of connections: a run takes about a second."""
 
 

@@ -53,7 +53,8 @@ def excess(
 
     Ask before sending: nats-py does not count headers, and a server that is sent too much hangs up for good.
     """
-    if len(subject.encode()) + len(reply or "") > MAX_SUBJECTS:
+    short = 4 * len(subject) + len(reply or "") <= MAX_SUBJECTS  # However it is encoded.
+    if not short and len(subject.encode()) + len(reply or "") > MAX_SUBJECTS:
         return "the subject is too long"
     size = len(payload)
     if headers:
