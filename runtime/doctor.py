@@ -30,7 +30,7 @@ from ..schemas import AylluError, BusError, Wire, decode
 from .config import Config, load_config
 from .health import Readiness
 
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 3.0
 LOW_SPACE, NO_SPACE = 2 << 30, 200 << 20
 """Free bytes below which the data directory is worth a warning, and below which nothing should be started."""
 EXTRAS = {

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import anyio
+import anyio.to_thread
 import msgspec
 from prometheus_client import (
     CollectorRegistry,
@@ -63,6 +64,9 @@ class Metrics:
 
     def __init__(self, operations: Mapping[str, Operation]) -> None:
         self._operations = operations
+        # To look a number up by its labels takes longer than to count.
+        self._outcomes: dict[tuple[str, str], Counter] = {}
+        self._numbers: dict[str, tuple[Histogram, Histogram, Counter]] = {}
         self.registry = registry = CollectorRegistry()
         PlatformCollector(registry=registry)
         ProcessCollector(registry=registry)
@@ -107,15 +111,26 @@ class Metrics:
     ) -> None:
         """Count a call that ended."""
         name = self._label(operation)
-        self._calls.labels(name, outcome_label(outcome)).inc()
-        self._seconds.labels(name).observe(seconds)
-        self._events.labels(name).inc(events)
+        self._count(name, outcome_label(outcome))
+        numbers = self._numbers.get(name)
+        if numbers is None:
+            of_first = self._first.labels(name)
+            numbers = self._seconds.labels(name), of_first, self._events.labels(name)
+            self._numbers[name] = numbers
+        numbers[0].observe(seconds)
         if first is not None:
-            self._first.labels(name).observe(first)
+            numbers[1].observe(first)
+        numbers[2].inc(events)
 
     def refused(self, operation: str, outcome: str) -> None:
         """Count a call that was refused before it began."""
-        self._calls.labels(self._label(operation), outcome_label(outcome)).inc()
+        self._count(self._label(operation), outcome_label(outcome))
+
+    def _count(self, name: str, outcome: str) -> None:
+        counter = self._outcomes.get((name, outcome))
+        if counter is None:
+            counter = self._outcomes[name, outcome] = self._calls.labels(name, outcome)
+        counter.inc()
 
     def _label(self, operation: str) -> str:
         return operation if operation in self._operations else UNKNOWN
@@ -179,7 +194,9 @@ class MetricsPage:
         """Return the page."""
         snapshot = CollectorRegistry()
         snapshot.register(_Snapshot(self._bus, await self._engines.get()))
-        page = generate_latest(self._metrics.registry) + generate_latest(snapshot)
+        # In a thread: the text of many numbers takes some milliseconds, and tokens shall not wait for it.
+        page = await anyio.to_thread.run_sync(generate_latest, self._metrics.registry)
+        page += generate_latest(snapshot)
         return Response(page, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _ask_engines(self) -> list[tuple[str, EngineStats]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import time
 
 from ..bus.context import trace_id_of
 from ..schemas import AylluError
@@ -21,7 +21,8 @@ class CallRecord:
     def __init__(self, metrics: Metrics, operation: str, traceparent: str) -> None:
         self._metrics = metrics
         self._fields = {"request_id": trace_id_of(traceparent), "operation": operation}
-        self._began = asyncio.get_running_loop().time()
+        # Not the loop's clock: uvloop's moves in steps of a millisecond.
+        self._began = time.perf_counter()
         self._first: float | None = None
         self._events = 0
         self._ended = False
@@ -32,7 +33,7 @@ class CallRecord:
     def took(self, count: int) -> None:
         """Note events that came."""
         if not self._events:
-            self._first = asyncio.get_running_loop().time() - self._began
+            self._first = time.perf_counter() - self._began
         self._events += count
 
     def failed(self, error: AylluError) -> None:
@@ -51,7 +52,7 @@ class CallRecord:
         if self._ended:
             return
         self._ended = True
-        seconds = asyncio.get_running_loop().time() - self._began
+        seconds = time.perf_counter() - self._began
         self._metrics.in_flight.dec()
         self._metrics.ended(
             self._fields["operation"],
