@@ -27,6 +27,8 @@ from ..schemas.tasks import background_tasks
 from .protocol import CallState, ClientSession
 
 log = logging.getLogger(__name__)
+_websocket_log = logging.getLogger(f"{__name__}.websocket")
+_websocket_log.setLevel(logging.INFO)  # At DEBUG, websockets logs headers, and so the token.
 
 SUBPROTOCOL = Subprotocol("ayllu.v1")
 MAX_FRAME = 64 << 20
@@ -165,6 +167,7 @@ class Connection:
                 self._url,
                 subprotocols=[SUBPROTOCOL],
                 additional_headers=self._headers,
+                logger=_websocket_log,
                 compression=None,
                 max_size=MAX_FRAME,
                 open_timeout=CONNECT_SECONDS,

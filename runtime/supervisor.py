@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
@@ -67,7 +67,7 @@ class UpOptions:
     data_dir: Path
     config: Path | None
     bus_url: str | None = None
-    gateway: GatewayConfig = GatewayConfig()
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
 
 def open_listener(host: str, port: int, *, authenticated: bool = False) -> socket:

@@ -51,17 +51,24 @@ class Running:
 
 @asynccontextmanager
 async def running_gateway(
-    *actors: object, config: GatewayConfig = GatewayConfig(), seconds: float = 30
+    *actors: object,
+    config: GatewayConfig = GatewayConfig(),
+    seconds: float = 30,
+    token: str | None = None,
 ) -> AsyncIterator[Running]:
     """Run a gateway with clients; in the end no call is left on the bus."""
     actor = ShapesActor()
     listener: socket = open_listener("127.0.0.1", 0)
-    url = url_of(listener)
-    with anyio.fail_after(seconds):
+    url = url_of(listener, tls=config.tls)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    with listener, anyio.fail_after(seconds):
         async with local_bus() as bus, anyio.create_task_group() as tasks:
             await tasks.start(serve, bus, actor, *actors)
             await tasks.start(_serve, bus, config, listener)
-            async with httpx2.AsyncClient(base_url=url, timeout=20) as http, connect(url) as stack:
+            async with (
+                httpx2.AsyncClient(base_url=url, timeout=20, headers=headers) as http,
+                connect(url, token=token) as stack,
+            ):
                 yield Running(url, bus, actor, http, stack, stack.api(Shapes))
             with anyio.fail_after(5):
                 while bus.calls.open_count:  # The last cancels are on their way.
