@@ -80,7 +80,7 @@ async def measure(names: list[str], quick: Quick) -> dict[str, Any]:
             for name in names:
                 title, run, rows = SCENARIOS[name]
                 result = report["results"][name] = await run(place, quick)
-                print(f"\n{title}: median (lowest .. highest) of {quick.pairs} runs")
+                print(f"\n{title}: median (lowest .. highest)")
                 for what, value in rows(result):
                     print(f"  {what:40} {value}", flush=True)
     report["load_after"] = machine.load()

@@ -57,3 +57,11 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
     assert [step["connections"] for step in results["idle"]["steps"]] == [10, 20]
     assert_spread(results["startup"]["scripted"], 1)
     assert "ayllu / pipe" in table
+
+
+@pytest.mark.requirement("profile")
+@pytest.mark.parametrize("kind", ["gateway", "inference"])
+def test_the_profile_tells_what_a_token_costs(kind: str) -> None:
+    table = run_module("benchmarks.profile", kind, "--streams", "2", "--rounds", "1")
+    assert f"{kind}, 2 streams: 256 tokens" in table
+    assert "aio/client.py" in table.partition("by own time")[2]
