@@ -55,7 +55,8 @@ class ServiceInfo:
         metadata: facts for other programs, text only.
         endpoints: its subjects.
         id: the instance; filled in by the transport.
-        stats: returns what the instance tells about its work, JSON values only; asked rarely, and it returns at once.
+        stats: returns what the instance tells about its work, JSON values only; asked rarely, and it returns at once. On
+            NATS it stands with the endpoints, so a service without any tells nothing.
     """
 
     name: str

@@ -12,7 +12,7 @@ import pytest
 
 from ayllu.bus.local import LocalTransport
 from ayllu.bus.nats import connect_nats
-from ayllu.bus.transport import Endpoint, Message, ServiceInfo, Transport
+from ayllu.bus.transport import Endpoint, Message, ServiceInfo, ServiceStats, Transport
 from ayllu.schemas import BusError
 
 pytestmark = pytest.mark.asyncio
@@ -243,6 +243,23 @@ async def test_services_answer_and_are_discovered(running: Running, root: str) -
             assert first == Message(f"{root}.one", b"1", inbox)
             assert last.headers == {"a": "b"}
         assert await there.discover(name) == []
+
+
+@pytest.mark.requirement("bus-services")
+async def test_services_tell_what_they_do(running: Running, root: str) -> None:
+    async with running() as here, running() as there:
+        assert here.connected
+        assert here.reconnects == 0
+        name = root.replace(".", "-")
+        assert await there.stats(name) == []
+        done = 0
+        endpoints = (Endpoint("one", f"{root}.one", "q"), Endpoint("two", f"{root}.two", "q"))
+        info = ServiceInfo(name, "0.1.0", endpoints=endpoints, stats=lambda: {"done": done})
+        silent = ServiceInfo(name, "0.1.0", endpoints=endpoints)
+        async with here.announce(info, Collector()) as known, here.announce(silent, Collector()):
+            for done in (1, 2):
+                assert await there.stats(name) == [ServiceStats(name, known.id, {"done": done})]
+        assert await there.stats(name) == []
 
 
 @pytest.mark.requirement("bus-services")

@@ -63,6 +63,7 @@ def test_what_is_wrong_is_named_and_fails(tmp_path: Path) -> None:
     assert found["data directory"][0] == "fail"
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("doctor")
 def test_a_bus_that_is_not_there_and_no_secrets(tmp_path: Path) -> None:
     status, found = doctor(

@@ -20,7 +20,7 @@ from ayllu.actors.inference import InferenceActor
 from ayllu.bus import connect as connect_bus
 from ayllu.bus.server import embedded_server
 from ayllu.bus.service import serve
-from ayllu.bus.transport import ServiceInfo
+from ayllu.bus.transport import Endpoint, ServiceInfo
 from ayllu.runtime.config import GatewayConfig
 from ayllu.runtime.gateway import serve_gateway
 from ayllu.runtime.supervisor import open_listener, url_of
@@ -171,7 +171,12 @@ async def on_nats(url: str) -> AsyncIterator[httpx2.AsyncClient]:
     ):
         await tasks.start(serve, bus, InferenceActor(engine, name="m"))
         # One that tells nonsense is left out.
-        foreign = ServiceInfo("inference", "1.0.0", stats=lambda: {"slots": "many"})
+        foreign = ServiceInfo(
+            "inference",
+            "1.0.0",
+            endpoints=(Endpoint("e", "foreign.e", "q"),),
+            stats=lambda: {"slots": "many"},
+        )
         async with bus.transport.announce(foreign, lambda _: None):
             await tasks.start(serve_gateway, bus, GatewayConfig(), listener)
             async with httpx2.AsyncClient(base_url=url_of(listener), timeout=20) as http:
