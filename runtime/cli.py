@@ -151,7 +151,7 @@ def _up(options: argparse.Namespace) -> None:
 
 
 def _worker(options: argparse.Namespace) -> None:
-    from .supervisor import BUS_URL_VARIABLE, PARENT_VARIABLE, open_listener
+    from .supervisor import BUS_URL_VARIABLE, PARENT_VARIABLE, check_loopback, open_listener
     from .worker import run_worker
 
     parent = os.environ.pop(PARENT_VARIABLE, None)
@@ -164,6 +164,8 @@ def _worker(options: argparse.Namespace) -> None:
     listener = None
     if options.listen_fd is not None:
         listener = socket.socket(fileno=options.listen_fd)
+        if listener.family != socket.AF_UNIX and not config.gateway.tokens:
+            check_loopback(listener.getsockname()[0])  # The tokens may be gone since it was opened.
     elif "gateway" in options.kinds:
         authenticated = bool(config.gateway.tokens)
         listener = open_listener(options.host, options.port, authenticated=authenticated)

@@ -70,6 +70,19 @@ class UpOptions:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
 
+def check_loopback(host: str) -> None:
+    """Refuse an address where clients must not come without tokens.
+
+    Raises:
+        PermissionDenied: it is not on loopback.
+    """
+    if not ip_address(host).is_loopback:
+        raise PermissionDenied(
+            f"{host} can be reached from other machines, and anybody there could call: configure "
+            "gateway.tokens (see `ayllu token --help`), or use a loopback address such as 127.0.0.1"
+        )
+
+
 def open_listener(host: str, port: int, *, authenticated: bool = False) -> socket:
     """Return a listening socket.
 
@@ -86,12 +99,10 @@ def open_listener(host: str, port: int, *, authenticated: bool = False) -> socke
         family, _, _, _, address = getaddrinfo(host, port, type=SOCK_STREAM)[0]
     except OSError as error:
         raise InvalidRequest(f"{host} is not an address of this machine: {error}") from error
-    local = family in (AF_INET, AF_INET6) and ip_address(address[0]).is_loopback
-    if not (local or authenticated):
-        raise PermissionDenied(
-            f"{host} can be reached from other machines, and anybody there could call: configure "
-            "gateway.tokens (see `ayllu token --help`), or use a loopback address such as 127.0.0.1"
-        )
+    if family not in (AF_INET, AF_INET6):
+        raise InvalidRequest(f"{host} is not an internet address")
+    if not authenticated:
+        check_loopback(str(address[0]))
     listener = socket(family, SOCK_STREAM)
     listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
     try:

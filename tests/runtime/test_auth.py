@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import subprocess
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +13,7 @@ import anyio
 import pytest
 import trustme
 from support.gateway import running_gateway
-from support.processes import run_ayllu
+from support.processes import AYLLU, run_ayllu
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
@@ -179,6 +181,19 @@ def test_other_addresses_need_tokens() -> None:
         open_listener("0.0.0.0", 0)
     with open_listener("0.0.0.0", 0, authenticated=True) as listener:
         assert url_of(listener, tls=True).startswith("https://0.0.0.0:")
+        fd = listener.fileno()
+        os.set_inheritable(fd, True)
+        command = [
+            AYLLU,
+            "worker",
+            "gateway",
+            "--bus",
+            "nats://127.0.0.1:1",
+            "--listen-fd",
+            str(fd),
+        ]
+        done = subprocess.run(command, pass_fds=[fd], capture_output=True, check=False)
+        assert (done.returncode, b"gateway.tokens" in done.stderr) == (1, True)
 
 
 @pytest.mark.requirement("tokens")

@@ -27,7 +27,7 @@ from ayllu.runtime.auth import TokenSpec, hash_of, new_token
 from ayllu.runtime.config import GatewayConfig
 from ayllu.runtime.http import read_payload
 from ayllu.runtime.limits import PURGE_AT, CallRate
-from ayllu.runtime.protocols import MAX_FRAGMENTS
+from ayllu.runtime.protocols import MAX_FRAGMENTS, WAITING_ROOM
 from ayllu.runtime.session import SendFrame, Session, StartCall
 from ayllu.runtime.tokens import entry_of
 from ayllu.schemas import AylluError, Operation, Overloaded
@@ -240,6 +240,18 @@ async def test_too_many_connections_are_told_to_come_back() -> None:
         assert reply.json() == "A"
 
 
+@pytest.mark.requirement("limits-of-connections")
+@pytest.mark.asyncio
+async def test_connections_that_crowd_the_waiting_room_are_dropped() -> None:
+    async with running_gateway(config=GatewayConfig(max_connections=1)) as gateway:
+        async with AsyncExitStack() as connections:
+            for _ in range(WAITING_ROOM):
+                await connections.enter_async_context(raw(gateway))
+            async with raw(gateway) as stream:
+                assert await read_to_end(stream) == b""
+        assert await gateway.shapes.shout("a") == "A"
+
+
 @pytest.mark.requirement("limits-of-callers")
 def test_callers_are_forgotten() -> None:
     time = 0.0
@@ -322,7 +334,11 @@ CALLS = st.fixed_dictionaries(
     },
 )
 FRAMES = st.binary(max_size=40) | st.text(max_size=40) | (CALLS | JSON).map(msgspec.json.encode)
-FUZZ = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
+FUZZ = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    database=None,
+)
 """Ten frames or requests an example: 10,000 in all."""
 
 
