@@ -6,8 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -44,7 +43,7 @@ class ClaimCheck(Protocol):
 class Call:
     """One call. Read it with `take` until it returns nothing, or leave it with `close`.
 
-    Used as ``async with calls.open(...) as call``; leaving the block cancels what has not ended.
+    Used as ``with closing(await calls.open(...)) as call``; leaving the block cancels what has not ended.
     """
 
     def __init__(
@@ -104,17 +103,6 @@ class Call:
         """Leave the call; what has not ended is cancelled, down into the engine. Never waits."""
         self._machine.cancel()
         self._after_change()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def receive(self, kind: str, message: Message, now: float) -> None:
         """Take a frame (called by `Calls`)."""

@@ -181,7 +181,7 @@ def _prepare(data_dir: Path, ports: Path, port: int, max_payload: int, max_file_
     for stale in ports.iterdir():
         stale.unlink()
     if not password_file.exists():
-        _write(password_file, secrets.token_urlsafe(32))
+        write_private(password_file, secrets.token_urlsafe(32))
     password = password_file.read_text()
     settings = _CONFIGURATION.format(
         port=port or -1,
@@ -193,12 +193,12 @@ def _prepare(data_dir: Path, ports: Path, port: int, max_payload: int, max_file_
         max_file_store=max_file_store,
         max_memory_store=MAX_MEMORY_STORE,
     )
-    _write(data_dir / "server.conf", settings)
-    _write(data_dir / LOG, "")
+    write_private(data_dir / "server.conf", settings)
+    write_private(data_dir / LOG, "")
     return password
 
 
-def _write(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Write a private file, whole or not at all."""
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)

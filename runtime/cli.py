@@ -271,13 +271,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[options.command](options) or 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (`ayllu call ... | head -1`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (AylluError, BaseExceptionGroup) as error:
+    except (AylluError, BrokenPipeError, BaseExceptionGroup) as error:
         first = _first_error(error)
         if isinstance(first, BrokenPipeError):
+            # Whoever read our output has seen enough (`ayllu call ... | head -1`).
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         if not isinstance(first, AylluError):

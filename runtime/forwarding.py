@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 import msgspec
 
 from ..bus.bus import Bus
@@ -70,17 +67,6 @@ class ForwardedCall:
         """Leave the call; what has not ended is cancelled. Never waits."""
         self._call.close()
         self._record.left()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 async def forward(

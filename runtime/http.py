@@ -8,7 +8,7 @@ is the assembled reply, ``error`` an error (SPEC.md, Decision 13).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import anyio
@@ -154,7 +154,7 @@ class OperationEndpoint:
             return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
-            async with call:
+            with closing(call):
                 await self._answer(operation, call, send)
             tasks.cancel_scope.cancel()
 

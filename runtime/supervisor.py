@@ -28,7 +28,7 @@ from anyio.streams.text import TextReceiveStream
 
 from ..actors.supervision import Start, supervise
 from ..bus.processes import stop_process
-from ..bus.server import Server, embedded_server
+from ..bus.server import Server, embedded_server, write_private
 from ..schemas import BusError, InvalidRequest, PermissionDenied, Unavailable
 from .config import GatewayConfig
 from .worker import READY_LINE, announce
@@ -123,14 +123,6 @@ def url_of(listener: socket, *, tls: bool = False) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-
-
 class Tree:
     """The processes of one ``ayllu up``."""
 
@@ -167,7 +159,8 @@ class Tree:
         data = self._options.data_dir / "nats"
         async with embedded_server(data, port=self._bus_port) as server:
             self._bus_url, self._bus_port = server.url, server.port
-            write_private(self._options.data_dir / BUS_URL_FILE, server.url)
+            bus_url_file = self._options.data_dir / BUS_URL_FILE
+            await anyio.to_thread.run_sync(write_private, bus_url_file, server.url)
             task_status.started()
             await _watch(server)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import anyio
 from anyio.abc import TaskGroup
@@ -133,7 +133,7 @@ class Connection:
             timeout=start.timeout,
             metrics=self._metrics,
         )
-        async with call:
+        with closing(call):
             if operation.kind == "unary":
                 return self._session.result_frame(key, await single_reply(call))
             while events := await call.take():
