@@ -26,6 +26,7 @@ class StreamSpec:
         max_per_subject: how many entries of one subject are kept; 0 keeps all, 1 is compaction.
         discard: at the limit, drop the ``old`` (event streams never refuse new events) or refuse the ``new``.
         atomic: whether batches may be appended whole or not at all.
+        expiring: whether entries may have a ``ttl`` of their own.
         republish: a pair of subject patterns; what was stored is published again, fenced, under the second one.
     """
 
@@ -38,6 +39,7 @@ class StreamSpec:
     max_per_subject: int = 0
     discard: Literal["old", "new"] = "old"
     atomic: bool = False
+    expiring: bool = False
     republish: tuple[str, str] | None = None
 
 
@@ -62,11 +64,12 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """An entry of a batch."""
+    """An entry of a batch; with a ``ttl`` it goes after so many seconds (at least 1; the stream's spec says ``expiring``)."""
 
     subject: str
     payload: bytes
     msg_id: str
+    ttl: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +182,8 @@ class Streams(Protocol):
         """Return the extent of a stream."""
         ...
 
-    async def purge(self, stream: str, subject: str) -> None:
-        """Remove all entries on a subject (wildcards allowed)."""
+    async def purge(self, stream: str, subject: str, *, before: int | None = None) -> None:
+        """Remove the entries on a subject (wildcards allowed); with ``before``, only those of lower sequences."""
         ...
 
     def read(

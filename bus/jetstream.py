@@ -110,6 +110,7 @@ def stream_config(spec: StreamSpec) -> StreamConfig:
         max_consumers=MAX_CONSUMERS,
         duplicate_window=window,
         allow_atomic=spec.atomic,
+        allow_msg_ttl=spec.expiring,
         republish=RePublish(src=source[0], dest=source[1]) if source else None,
     )
 
@@ -180,7 +181,7 @@ class JetStreamStreams:
         told: dict[str, Any] = {}
         with translated(f"store a batch on {entries[0].subject!r}"):
             for number, entry in enumerate(entries, 1):
-                headers = headers_for(entry.msg_id)
+                headers = headers_for(entry.msg_id, ttl=entry.ttl)
                 headers |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
                 if number == 1 and expected_last is not None:
                     headers[EXPECTED_LAST] = str(expected_last)
@@ -218,10 +219,12 @@ class JetStreamStreams:
             state = (await self._api.js.stream_info(stream)).state
         return StreamState(state.first_seq, state.last_seq, state.messages, state.bytes)
 
-    async def purge(self, stream: str, subject: str) -> None:
-        """Remove all entries on a subject; see `Streams.purge`."""
+    async def purge(self, stream: str, subject: str, *, before: int | None = None) -> None:
+        """Remove entries on a subject; see `Streams.purge`."""
+        if before == 0:  # To the server it would mean all.
+            return
         with translated(f"purge the stream {stream}"):
-            await self._api.js.purge_stream(stream, subject=subject)
+            await self._api.js.purge_stream(stream, subject=subject, seq=before)
 
     @asynccontextmanager
     async def read(

@@ -127,9 +127,11 @@ def id_header(msg_id: str) -> str:
     return quote(msg_id, safe="/:.,=@+~")
 
 
-def headers_for(msg_id: str, expires: float | None = None) -> dict[str, str]:
-    """Return the headers of an entry; ``expires`` is in seconds from now."""
+def headers_for(msg_id: str, expires: float | None = None, ttl: int = 0) -> dict[str, str]:
+    """Return the headers of an entry; after ``expires`` seconds it is expired, after ``ttl`` (0: never) it goes."""
     headers = {MSG_ID: id_header(msg_id)}
+    if ttl:
+        headers["Nats-TTL"] = f"{ttl}s"
     if expires is not None:
         headers[EXPIRES] = str(int((time.time() + expires) * 1000))
     return headers

@@ -31,6 +31,7 @@ class _Stored:
     entry: Entry
     stored: float
     expires: float | None
+    goes: float | None
 
     def seen(self) -> Entry:
         expired = self.expires is not None and self.expires <= time.monotonic()
@@ -50,9 +51,15 @@ class _Stream:
 
     def entries(self, subject: str = ">", after: int = 0) -> list[_Stored]:
         """Return the entries that are there, oldest first."""
-        if self.spec.max_age:
-            oldest = time.monotonic() - self.spec.max_age
-            self.remove([n for n, stored in self._entries.items() if stored.stored <= oldest])
+        now = time.monotonic()
+        oldest = now - self.spec.max_age if self.spec.max_age else 0.0
+        self.remove(
+            [
+                number
+                for number, stored in self._entries.items()
+                if stored.stored <= oldest or (stored.goes is not None and stored.goes <= now)
+            ]
+        )
         return [
             stored
             for number, stored in self._entries.items()
@@ -76,11 +83,15 @@ class _Stream:
         if self.spec.discard == "new" and held + size > self.spec.max_bytes:
             raise Overloaded(f"the stream {self.spec.name} is full")
 
-    def add(self, subject: str, payload: bytes, msg_id: str, expires: float | None) -> int:
+    def add(
+        self, subject: str, payload: bytes, msg_id: str, expires: float | None = None, ttl: int = 0
+    ) -> int:
         now = time.monotonic()
         self.last += 1
         entry = Entry(subject, self.last, payload, msg_id)
-        self._entries[self.last] = _Stored(entry, now, None if expires is None else now + expires)
+        self._entries[self.last] = _Stored(
+            entry, now, None if expires is None else now + expires, now + ttl if ttl else None
+        )
         self._ids = {
             key: value for key, value in self._ids.items() if value[0] + DUPLICATE_SECONDS >= now
         }
@@ -170,9 +181,11 @@ class MemoryStreams:
             if last is not None and last.msg_id == entries[-1].msg_id:
                 return last.sequence
             raise Conflict(f"{stream.spec.name} is not at {expected_last}, or has a part of this")
+        if any(entry.ttl for entry in entries) and not stream.spec.expiring:
+            raise Unsupported(f"entries of the stream {stream.spec.name} have no ttl")
         stream.refuse_overflow(sum(len(entry.payload) for entry in entries))
         for entry in entries:
-            stream.add(entry.subject, entry.payload, entry.msg_id, None)
+            stream.add(entry.subject, entry.payload, entry.msg_id, ttl=entry.ttl)
         sequence = stream.last
         for entry in entries:
             await self._publish_again(stream.spec, entry.subject, entry.payload)
@@ -186,10 +199,11 @@ class MemoryStreams:
         """Return the extent of a stream; see `Streams.state`."""
         return self._named(stream).state()
 
-    async def purge(self, stream: str, subject: str) -> None:
-        """Remove all entries on a subject; see `Streams.purge`."""
+    async def purge(self, stream: str, subject: str, *, before: int | None = None) -> None:
+        """Remove entries on a subject; see `Streams.purge`."""
         held = self._named(stream)
-        held.remove([stored.entry.sequence for stored in held.entries(subject)])
+        found = [stored.entry.sequence for stored in held.entries(subject)]
+        held.remove([number for number in found if before is None or number < before])
 
     @asynccontextmanager
     async def read(

@@ -52,6 +52,7 @@ class Running:
         max_per_subject: int = 0,
         discard: str = "old",
         atomic: bool = False,
+        expiring: bool = False,
     ) -> StreamSpec:
         return StreamSpec(
             name=self.name,
@@ -63,6 +64,7 @@ class Running:
             max_per_subject=max_per_subject,
             discard="new" if discard == "new" else "old",
             atomic=atomic,
+            expiring=expiring,
         )
 
 
@@ -296,6 +298,35 @@ async def test_old_entries_go(running: Running) -> None:
             while (await storage.streams.state(running.name)).count:
                 await anyio.sleep(0.05)  # time itself is what is waited for
         assert (await storage.streams.state(running.name)).last == 1
+
+
+@pytest.mark.requirement("streams-purge-before")
+async def test_purge_spares_what_came_later(running: Running) -> None:
+    async with running() as storage:
+        await filled(running, storage, 6)
+        await storage.streams.purge(running.name, f"{running.root}.0", before=0)
+        assert len(await replayed(storage, running.name)) == 6
+        await storage.streams.purge(running.name, f"{running.root}.0", before=5)
+        assert [entry.sequence for entry in await replayed(storage, running.name)] == [2, 4, 5, 6]
+
+
+@pytest.mark.requirement("streams-ttl")
+async def test_an_entry_of_a_batch_goes_after_its_time(running: Running) -> None:
+    async with running() as storage:
+        await storage.streams.ensure(
+            running.spec(atomic=True, expiring=True, max_per_subject=1, discard="new")
+        )
+        one, other = f"{running.root}.a", f"{running.root}.b"
+        await storage.streams.append_batch([NewEntry(one, b"1", "1"), NewEntry(other, b"2", "2")])
+        assert 4 == await storage.streams.append_batch(
+            [NewEntry(one, b"", "3", ttl=1), NewEntry(other, b"", "4", ttl=1)], expected_last=2
+        )
+        await storage.streams.append_batch([NewEntry(other, b"5", "5")])
+        with anyio.fail_after(10):
+            while len(left := await replayed(storage, running.name)) == 2:
+                await anyio.sleep(0.05)
+        assert [entry.payload for entry in left] == [b"5"]
+        assert (await storage.streams.state(running.name)).last == 5
 
 
 @pytest.mark.requirement("streams-purge")
