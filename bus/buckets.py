@@ -189,11 +189,26 @@ class JetStreamObjects:
 
     async def delete(self, name: str) -> None:
         """Remove an object; see `Objects.delete`."""
+        try:
+            info = await self._info(name)
+        except NotFound:
+            return
         with translated(f"remove an object of {self._bucket}"):
-            try:
-                await self._store.delete(encode_token(name))
-            except nats.js.errors.ObjectNotFoundError:
-                return
+            # The marker that nats-py would leave instead of its description stays for ever.
+            for subject in (self._description(name), f"$O.{self._bucket}.C.{info.nuid}"):
+                await self._api.js.purge_stream(self._stream, subject=subject)
+
+    async def names(self) -> list[str]:
+        """Return the names of all objects; see `Objects.names`."""
+        prefix = self._description("").rpartition(".")[0] + "."
+        with translated(f"look at the stream {self._stream}"):
+            info = await self._api.js.stream_info(self._stream, subjects_filter=f"{prefix}>")
+        tokens = [subject.removeprefix(prefix) for subject in info.state.subjects or ()]
+        return sorted(decode_token(base64.urlsafe_b64decode(one).decode()) for one in tokens)
+
+    def _description(self, name: str) -> str:
+        token = base64.urlsafe_b64encode(encode_token(name).encode()).decode()
+        return f"$O.{self._bucket}.M.{token}"
 
     async def _info(self, name: str) -> ObjectInfo:
         with translated(f"read an object of {self._bucket}"):

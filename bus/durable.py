@@ -276,6 +276,10 @@ class Objects(Protocol):
         """Remove an object, if there is one."""
         ...
 
+    async def names(self) -> list[str]:
+        """Return the names of all objects, sorted."""
+        ...
+
 
 class Storage(Protocol):
     """All that is durable on a bus."""

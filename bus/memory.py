@@ -87,6 +87,11 @@ class MemoryObjects:
         encode_token(name)
         self._objects.pop(name, None)
 
+    async def names(self) -> list[str]:
+        """Return the names of all objects; see `Objects.names`."""
+        self._drop_expired()
+        return sorted(self._objects)
+
     def _drop_expired(self) -> None:
         if self.ttl:
             oldest = time.monotonic() - self.ttl

@@ -659,6 +659,25 @@ async def test_a_full_object_store_refuses(running: Running) -> None:
         assert await store.get("a") == bytes(500_000)
 
 
+@pytest.mark.requirement("objects-names")
+async def test_what_objects_there_are_is_told_and_nothing_is_left_of_a_removed_one(
+    running: Running,
+) -> None:
+    async with running() as storage:
+        store = await storage.objects(running.name, max_bytes=1 << 20)
+        assert await store.names() == []
+        for name in ("b", "ä/. *>", "a"):
+            await store.put(name, b"data of " + name.encode())
+        await store.put("a", b"again")
+        assert await store.names() == ["a", "b", "ä/. *>"]
+        for name in ("a", "ä/. *>", "unknown"):
+            await store.delete(name)
+        assert await store.names() == ["b"]
+        assert await store.get("b") == b"data of b"
+        if running.kind == "jetstream":
+            assert (await storage.streams.state(f"OBJ_{running.name}")).count == 2
+
+
 @pytest.mark.requirement("objects")
 async def test_objects_expire(running: Running) -> None:
     async with running() as storage:
