@@ -69,6 +69,7 @@ from .errors import (
     error_codes,
     error_from,
 )
+from .filters import And, Eq, Exists, Filter, Gt, In, Lt, Ne, Not, Or, matches
 from .inference import (
     AssistantPrefix,
     BatchChatCompletionRequest,
@@ -85,7 +86,16 @@ from .inference import (
     assemble_chat,
     assemble_completion,
 )
-from .memory import MemoryBank, MemoryBankDocument, MemoryBankDocuments, MemoryBanks
+from .memory import (
+    MemoryBank,
+    MemoryBankDocument,
+    MemoryBankDocuments,
+    MemoryBankMatch,
+    MemoryBankQuery,
+    MemoryBankQueryResult,
+    MemoryBanks,
+    MemoryBankStats,
+)
 from .models import Model, Models
 from .operations import OPERATIONS, PROTOCOLS, table_of
 from .post_training import (
@@ -140,6 +150,7 @@ __all__ = [
     "AgenticSystemExecuteResponseEventType",
     "AgenticSystemExecuteResponseStreamChunk",
     "AgenticSystemTurn",
+    "And",
     "AssistantPrefix",
     "Attachment",
     "AylluError",
@@ -168,11 +179,16 @@ __all__ = [
     "DoraFinetuningConfig",
     "EngineDead",
     "EngineError",
+    "Eq",
     "ErrorInfo",
     "ExecutionStep",
     "ExecutionStepType",
+    "Exists",
+    "Filter",
     "FilteringFunction",
     "FinetuningAlgorithm",
+    "Gt",
+    "In",
     "Inference",
     "InstructModel",
     "InternalError",
@@ -182,10 +198,15 @@ __all__ = [
     "KScoredPromptGenerations",
     "Logprobs",
     "LoraFinetuningConfig",
+    "Lt",
     "MaxTokens",
     "MemoryBank",
     "MemoryBankDocument",
     "MemoryBankDocuments",
+    "MemoryBankMatch",
+    "MemoryBankQuery",
+    "MemoryBankQueryResult",
+    "MemoryBankStats",
     "MemoryBanks",
     "MemoryRetrievalStep",
     "Message",
@@ -196,10 +217,13 @@ __all__ = [
     "ModelName",
     "ModelNotFound",
     "Models",
+    "Ne",
+    "Not",
     "NotFound",
     "Operation",
     "OptimizerConfig",
     "OptimizerType",
+    "Or",
     "Overloaded",
     "Parameter",
     "PermissionDenied",
@@ -252,6 +276,7 @@ __all__ = [
     "encode",
     "error_codes",
     "error_from",
+    "matches",
     "operations_of",
     "table_of",
     "webmethod",
