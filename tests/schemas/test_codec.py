@@ -76,6 +76,11 @@ def values(found: mi.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911, PLR0912 
             return st.sampled_from(found.cls)
         case mi.ListType():
             return st.lists(values(found.item_type), max_size=2)
+        case mi.VarTupleType():
+            least = found.min_length or 0
+            return st.lists(values(found.item_type), min_size=least, max_size=2).map(tuple)
+        case mi.LiteralType():
+            return st.sampled_from(found.values)
         case mi.SetType():
             return st.sets(values(found.item_type), max_size=2)
         case mi.DictType():
@@ -83,14 +88,18 @@ def values(found: mi.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911, PLR0912 
         case mi.UnionType():
             return st.one_of([values(option) for option in found.types])
         case mi.StructType():
-            required = {field.name: values(field.type) for field in found.fields if field.required}
-            optional = {
-                field.name: values(field.type) for field in found.fields if not field.required
-            }
-            return st.fixed_dictionaries(required, optional=optional).map(
-                lambda fields: found.cls(**fields)
-            )
+            # Deferred, since a struct may hold others of its kind.
+            return st.deferred(lambda: struct_values(found))
     raise NotImplementedError(found)
+
+
+def struct_values(found: mi.StructType) -> st.SearchStrategy[Any]:
+    """Return all values of a struct."""
+    required = {field.name: values(field.type) for field in found.fields if field.required}
+    optional = {field.name: values(field.type) for field in found.fields if not field.required}
+    return st.fixed_dictionaries(required, optional=optional).map(
+        lambda fields: found.cls(**fields)
+    )
 
 
 OPERATIONS = list(s.OPERATIONS.values())

@@ -140,6 +140,9 @@ def test_the_composite_parameter_is_the_body() -> None:
     assert [parameter["name"] for parameter in described["parameters"]] == [
         "bank_uuid",
         "bank_name",
+        "embedding_model",
+        "chunk_size",
+        "chunk_overlap",
     ]
     assert described["requestBody"] == {
         "content": {

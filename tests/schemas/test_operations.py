@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.draft import EXTENSIONS, EXTRA_PARAMETERS
 
 from ayllu import schemas as s
 from ayllu.schemas.webmethod import NoParameters
@@ -117,7 +118,6 @@ CHUNKS = {
     "chat_completion": s.ChatCompletionResponseStreamChunk,
     "agentic_system.execute": s.AgenticSystemExecuteResponseStreamChunk,
 }
-EXTENSIONS = {"models"}
 
 
 @pytest.mark.requirement("spec-operations", "spec-names")
@@ -138,7 +138,10 @@ def test_an_operation_is_the_drafts(name: str) -> None:
     assert operation.kind == kind
     assert operation.operation_id == operation_id
     assert operation.output == output
-    assert [parameter.name for parameter in operation.parameters if parameter.in_query] == query
+    in_query = [parameter for parameter in operation.parameters if parameter.in_query]
+    extra = EXTRA_PARAMETERS.get(name, [])
+    assert [parameter.name for parameter in in_query] == query + extra
+    assert [parameter.name for parameter in in_query if not parameter.required] == extra
     bodies = [parameter.type for parameter in operation.parameters if not parameter.in_query]
     if not operation.parameters and operation.input is not NoParameters:
         bodies = [operation.input]

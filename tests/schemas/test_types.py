@@ -316,7 +316,16 @@ def test_an_enum_has_the_drafts_names(enum: type[StrEnum]) -> None:
 
 def test_no_type_is_forgotten() -> None:
     """Every struct that an operation reads or writes is in the table above, or is an extension of ours."""
-    ours = {s.Model, s.TokenUsage, s.JobFailure}
+    ours = {
+        s.Model,
+        s.TokenUsage,
+        s.JobFailure,
+        s.MemoryBankMatch,
+        s.MemoryBankQuery,
+        s.MemoryBankQueryResult,
+        s.MemoryBankStats,
+        *(s.Eq, s.Ne, s.In, s.Lt, s.Gt, s.Exists, s.And, s.Or, s.Not),
+    }
     exported = [getattr(s, name) for name in s.__all__]
     structs = {
         value

@@ -1,0 +1,10 @@
+"""What of the table of operations is not the draft's."""
+
+from __future__ import annotations
+
+EXTENSIONS = frozenset(
+    {"models", "memory_bank.query", "memory_bank.documents", "memory_bank.stats"}
+)
+"""Operations that the draft does not have."""
+EXTRA_PARAMETERS = {"memory_banks.create": ["embedding_model", "chunk_size", "chunk_overlap"]}
+"""What operations of the draft take beside what it names; none of it is required."""
