@@ -16,6 +16,8 @@ import anyio
 from ..bus.lifeline import die_with_parent
 from ..schemas import OPERATIONS, AylluError, InvalidRequest, encode
 from .auth import EVERYTHING
+from .bank_arguments import EXAMPLES as BANK_EXAMPLES
+from .bank_arguments import add_bank_arguments
 from .config import load_config
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS, configure_logs
 
@@ -28,6 +30,7 @@ EXAMPLES = {
     "worker": "ayllu worker inference --bus nats://10.0.0.1:4222 --config ayllu.toml",
     "chat": 'ayllu chat "Which city is the capital of France?"',
     "call": 'ayllu call models\n  ayllu call completion \'{"model": "smollm2", "content": "Once", "max_tokens": 8}\'',
+    "bank": BANK_EXAMPLES,
     "spec": "ayllu spec --out spec",
     "token": "ayllu token alice --scopes Inference Models --expires 2027-12-31 >> ayllu.toml",
     "doctor": "ayllu doctor --config ayllu.toml",
@@ -100,6 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
     call.add_argument("payload", nargs="?", default="{}", help="JSON, @FILE, or - for stdin")
     call.add_argument("--timeout", type=float, help="seconds")
     call.add_argument("--url", default=DEFAULT_URL, help="of the gateway (%(default)s)")
+
+    bank = _add(commands, "bank", "keep and search documents")
+    bank.add_argument("--url", default=DEFAULT_URL, help="of the gateway (%(default)s)")
+    add_bank_arguments(bank)
 
     spec = _add(commands, "spec", "write openapi.yaml, openapi.html and asyncapi.yaml")
     spec.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")
@@ -198,6 +205,12 @@ def _call(options: argparse.Namespace) -> None:
     _run(partial(call_operation, options.url, operation, payload, options.timeout, token))
 
 
+def _bank(options: argparse.Namespace) -> None:
+    from .banks import run
+
+    _run(partial(run, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _spec(options: argparse.Namespace) -> None:
     from .documents import write_documents
 
@@ -243,6 +256,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "worker": _worker,
     "chat": _chat,
     "call": _call,
+    "bank": _bank,
     "spec": _spec,
     "token": _token,
     "doctor": _doctor,

@@ -1,0 +1,104 @@
+"""The writer: a request becomes one batch of the log, checked against the state that it changes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import uuid4
+
+import anyio
+
+from ...bus.bus import Bus
+from ...bus.durable import NewEntry, Objects
+from ...schemas import BusError, Conflict, encode
+from .log import STREAM, Change, Claimed, DocumentStored, batch
+from .replica import Replica
+
+log = logging.getLogger(__name__)
+
+CLEAN_UP_SECONDS = 5.0
+
+Check = Callable[[], Awaitable[None]]
+"""Raises where the state does not allow the change."""
+
+
+class Writer:
+    """Appends changes to the log, one request at a time.
+
+    Args:
+        bus: the bus.
+        replica: the state that requests are checked against.
+        objects: where large documents go.
+    """
+
+    def __init__(self, bus: Bus, replica: Replica, objects: Objects) -> None:
+        self._streams = bus.storage.streams
+        self._limit = bus.transport.max_payload // 2
+        self._replica = replica
+        self._objects = objects
+        self._turn = anyio.Lock()
+
+    async def write(self, changes: Sequence[tuple[str, Change]], check: Check) -> None:
+        """Append changes whole or not at all; returns when they stand in the log.
+
+        Args:
+            changes: subjects and what happens there.
+            check: asked with the state at the very entry of the log that the changes follow.
+
+        Raises:
+            AylluError: what the check raises; nothing was changed.
+            BusError: no answer; the change may stand there, or may not.
+            Overloaded: the log is full.
+        """
+        request = uuid4().hex
+        claimed: list[str] = []
+        try:
+            entries = batch(request, [await self._claim(*item, claimed) for item in changes])
+            async with self._turn:
+                await self._append(entries, check)
+        except BusError:
+            # It may have landed: what it refers to stays.
+            raise
+        except BaseException:
+            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+                for name in claimed:
+                    await self._objects.delete(name)
+            raise
+
+    async def _claim(self, subject: str, change: Change, claimed: list[str]) -> tuple[str, Change]:
+        """Put a large document into the object store, and return what stands in the log for it."""
+        if not isinstance(change, DocumentStored):
+            return subject, change
+        payload = encode(change)
+        if len(payload) <= self._limit:
+            return subject, change
+        name = uuid4().hex
+        claimed.append(name)
+        await self._objects.put(name, payload)
+        return subject, Claimed(request="", object=name, sha256=hashlib.sha256(payload).hexdigest())
+
+    async def _append(self, entries: Sequence[NewEntry], check: Check) -> None:
+        unanswered: BusError | None = None
+        while True:
+            await self._replica.current()
+            if unanswered is not None and await self._stands(entries[-1]):
+                return
+            expected = self._replica.applied
+            await check()
+            try:
+                await self._streams.append_batch(entries, expected_last=expected)
+            except Conflict:
+                # Somebody else wrote meanwhile: look again.
+                log.debug("another memory actor wrote first")
+            except BusError as error:
+                if unanswered is not None:
+                    raise
+                unanswered = error
+            else:
+                return
+
+    async def _stands(self, entry: NewEntry) -> bool:
+        last = await self._streams.last(STREAM, entry.subject)
+        return last is not None and last.msg_id == entry.msg_id
+
