@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +26,8 @@ from ...schemas import (
 from ...schemas.memory import MAX_DOCUMENTS, MAX_QUERIES
 from ..embedding.embedder import Embedder
 from .bank import Bank, Search, mode_of
+from .care import Care
+from .intake import Intake
 from .log import (
     BankCreated,
     BankDropped,
@@ -36,98 +38,13 @@ from .log import (
     bank_subject,
     document_subject,
 )
-from .replica import Replica, open_replica
-from .splitting import split
-from .texts import text_of
+from .opening import open_replica
+from .replica import Replica
 from .writer import Writer
 
-DEFAULT_CHUNK_SIZE, DEFAULT_CHUNK_OVERLAP = 200, 20
 NAMED = 10
 """How many ids an error names."""
 MAX_PAGE = 1000
-
-
-class Documents:
-    """How documents become what the log holds."""
-
-    def __init__(self, embedders: Mapping[str, Embedder], default: str) -> None:
-        self._embedders = embedders
-        self._default = default
-
-    def settings(self, model: str | None, size: int | None, overlap: int | None) -> BankSettings:
-        """Return the settings of a new bank.
-
-        Raises:
-            NotFound: no such model is served here.
-            InvalidRequest: the size or the overlap does not fit the model, or each other.
-        """
-        embedder = self.embedder(model or self._default)
-        most = embedder.max_tokens
-        size = min(DEFAULT_CHUNK_SIZE, most) if size is None else size
-        overlap = min(DEFAULT_CHUNK_OVERLAP, size // 2) if overlap is None else overlap
-        if not 1 <= size <= most:
-            raise InvalidRequest(f"chunk_size is from 1 to {most}, the most that {embedder.name} reads")
-        if not 0 <= overlap < size:
-            raise InvalidRequest("chunk_overlap is from 0 to less than chunk_size")
-        return BankSettings(embedder.name, embedder.dimension, size, overlap)
-
-    def embedder(self, model: str, dimension: int | None = None) -> Embedder:
-        """Return an embedding model.
-
-        Raises:
-            NotFound: it is not served here.
-            Conflict: its vectors have another length than a bank's.
-        """
-        embedder = self._embedders.get(model)
-        if embedder is None:
-            known = ", ".join(sorted(self._embedders))
-            raise NotFound(f"there is no embedding model {model!r}; there are {known}")
-        if dimension is not None and embedder.dimension != dimension:
-            raise Conflict(
-                f"the bank's vectors have {dimension} numbers, those of {model} {embedder.dimension}"
-            )
-        return embedder
-
-    async def stored(
-        self, documents: Sequence[MemoryBankDocument], settings: BankSettings
-    ) -> list[DocumentStored]:
-        """Return documents with their chunks and vectors.
-
-        Raises:
-            InvalidRequest: a document has no text, or not the type that it says; the message names it.
-        """
-        embedder = self.embedder(settings.embedding_model, settings.dimension)
-        chunks = [
-            await anyio.to_thread.run_sync(_chunks_of, document, settings, embedder)
-            for document in documents
-        ]
-        vectors = await embedder.embed([text for texts in chunks for text in texts])
-        found, start = [], 0
-        for document, texts in zip(documents, chunks, strict=True):
-            rows = vectors[start : start + len(texts)]
-            start += len(texts)
-            found.append(
-                DocumentStored(
-                    request="",
-                    document=document,
-                    chunks=texts,
-                    vectors=rows.astype("<f4").tobytes(),
-                )
-            )
-        return found
-
-
-def _chunks_of(
-    document: MemoryBankDocument, settings: BankSettings, embedder: Embedder
-) -> list[str]:
-    try:
-        text = text_of(document.content, document.mime_type)
-    except InvalidRequest as error:
-        raise type(error)(f"document {document.uuid!r}: {error.message}") from error
-    chunks = split(
-        text, size=settings.chunk_size, overlap=settings.chunk_overlap, embedder=embedder
-    )
-    return [chunk.text for chunk in chunks]
 
 
 class MemoryBanksActor(MemoryBanks):
@@ -135,12 +52,12 @@ class MemoryBanksActor(MemoryBanks):
 
     service_name = "memory-banks"
 
-    def __init__(self, replica: Replica, writer: Writer, documents: Documents) -> None:
+    def __init__(self, replica: Replica, writer: Writer, intake: Intake) -> None:
         self._replica = replica
         self._writer = writer
-        self._documents = documents
+        self._intake = intake
 
-    async def create(
+    async def create(  # noqa: PLR0917 - the draft's parameters, and three of ours
         self,
         bank_uuid: str,
         bank_name: str,
@@ -152,7 +69,7 @@ class MemoryBanksActor(MemoryBanks):
         """Create a bank; see `MemoryBanks.create`."""
         check_ids([bank_uuid], "bank")
         check_ids([document.uuid for document in documents], "document", least=0)
-        settings = self._documents.settings(embedding_model, chunk_size, chunk_overlap)
+        settings = self._intake.settings(embedding_model, chunk_size, chunk_overlap)
 
         async def check() -> None:
             if bank_uuid in self._replica.banks:
@@ -160,7 +77,7 @@ class MemoryBanksActor(MemoryBanks):
 
         await self._replica.current()
         await check()
-        stored = await self._documents.stored(documents, settings)
+        stored = await self._intake.stored(documents, settings)
         bank: Change = BankCreated(request="", name=bank_name, settings=settings)
         changes = [(bank_subject(bank_uuid), bank), *_changes(bank_uuid, stored)]
         await self._writer.write(changes, check)
@@ -187,10 +104,10 @@ class MemoryBankDocumentsActor(MemoryBankDocuments):
 
     service_name = "memory-bank-documents"
 
-    def __init__(self, replica: Replica, writer: Writer, documents: Documents) -> None:
+    def __init__(self, replica: Replica, writer: Writer, intake: Intake) -> None:
         self._replica = replica
         self._writer = writer
-        self._documents = documents
+        self._intake = intake
 
     async def insert(self, bank_uuid: str, documents: list[MemoryBankDocument]) -> None:
         """Add documents; see `MemoryBankDocuments.insert`."""
@@ -211,7 +128,7 @@ class MemoryBankDocumentsActor(MemoryBankDocuments):
             await self._check_known(bank, uuids, new=new)
 
         await check()
-        stored = await self._documents.stored(documents, bank.settings)
+        stored = await self._intake.stored(documents, bank.settings)
         await self._writer.write(_changes(bank_uuid, stored), check)
 
     async def _check_known(self, bank: Bank, uuids: Sequence[str], *, new: bool = False) -> None:
@@ -277,7 +194,7 @@ class MemoryBankDocumentsActor(MemoryBankDocuments):
         embedded: list[NDArray[np.float32]] = []
         if texts:
             settings = bank.settings
-            embedder = self._documents.embedder(settings.embedding_model, settings.dimension)
+            embedder = self._intake.embedder(settings.embedding_model, settings.dimension)
             embedded = list(await embedder.embed(texts))
         rows = iter(embedded)
         searches = []
@@ -353,10 +270,27 @@ def _unknown_documents(bank: Bank, uuids: Sequence[str]) -> NotFound:
     return NotFound(f"the memory bank {bank.uuid!r} has no documents: {_named(uuids)}")
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryActors:
+    """The actors of one replica.
+
+    Attributes:
+        banks: keeps the banks.
+        documents: keeps their documents.
+        replica: what both answer from.
+        care: makes its snapshots.
+    """
+
+    banks: MemoryBanksActor
+    documents: MemoryBankDocumentsActor
+    replica: Replica
+    care: Care
+
+
 @asynccontextmanager
 async def memory_actors(
     bus: Bus, data_dir: Path, embedders: Mapping[str, Embedder], default: str
-) -> AsyncIterator[tuple[MemoryBanksActor, MemoryBankDocumentsActor]]:
+) -> AsyncIterator[MemoryActors]:
     """Open the actors of one replica, which has read the log.
 
     Args:
@@ -365,10 +299,12 @@ async def memory_actors(
         embedders: embedding models by name, open.
         default: the model of banks that name none.
     """
-    async with open_replica(bus, data_dir) as replica:
+    async with open_replica(bus, data_dir) as (replica, care):
         writer = Writer(bus, replica, replica.objects)
-        documents = Documents(embedders, default)
-        yield (
-            MemoryBanksActor(replica, writer, documents),
-            MemoryBankDocumentsActor(replica, writer, documents),
+        intake = Intake(embedders, default)
+        yield MemoryActors(
+            MemoryBanksActor(replica, writer, intake),
+            MemoryBankDocumentsActor(replica, writer, intake),
+            replica,
+            care,
         )

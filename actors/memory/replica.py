@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
 
 import anyio
 from anyio import CapacityLimiter
@@ -18,13 +16,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from ...bus.bus import Bus
 from ...bus.durable import Entry, Objects
-from ...schemas import BusError, Conflict, NotFound, Unavailable, decode, encode
-from ...schemas.tasks import background_tasks
+from ...schemas import BusError, NotFound, Unavailable, decode
 from .bank import Bank, DocumentChange, unknown_bank
 from .log import (
     ENTRIES,
-    IDENTITY_SUBJECT,
-    LOG,
     STREAM,
     BankCreated,
     BankDropped,
@@ -36,7 +31,8 @@ from .log import (
     bank_subject,
     names_of,
 )
-from .snapshots import STALE_SECONDS, Snapshots, own_folder
+from .shared import SharedQuestion
+from .snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +61,14 @@ class Replica:
         self._bus = bus
         self.objects = objects
         self._snapshots = snapshots
-        self._log_id = log_id
+        self.log_id = log_id
         self._advanced = anyio.Event()
-        self._changed = anyio.Event()
-        self._asking: _Asking | None = None
-        self._current_at = time.time()
-        self._changes = 0
+        self.changed = anyio.Event()
+        self._log_state = SharedQuestion(partial(bus.storage.streams.state, STREAM))
+        self.current_at = time.time()
+        self.changes = 0
         self._reads = CapacityLimiter(2)
         self._writes = CapacityLimiter(1)
-        self._keeping = anyio.Lock()
 
     # What a replica answers.
 
@@ -84,7 +79,7 @@ class Replica:
             Unavailable: the log could not be followed in time.
             BusError: the bus does not answer.
         """
-        last = await self._last_sequence()
+        last = (await self._log_state.answer()).last
         if self.applied < last:
             try:
                 with anyio.fail_after(REACH_SECONDS):
@@ -92,34 +87,8 @@ class Replica:
                         await self._advanced.wait()
             except TimeoutError:
                 raise Unavailable("this memory actor is still reading the log") from None
-        self._current_at = time.time()
+        self.current_at = time.time()
         return last
-
-    async def _last_sequence(self) -> int:
-        """Ask the log for its last sequence; those who come while one asks share the next question."""
-        while True:
-            asking = self._asking
-            if asking is None:
-                asking = self._asking = _Asking()
-                return await self._ask(asking)
-            joined = not asking.sent
-            await asking.done.wait()
-            # Whoever asked may have been cancelled: then the next one asks.
-            if joined and (asking.last is not None or asking.error is not None):
-                return asking.result()
-
-    async def _ask(self, asking: _Asking) -> int:
-        try:
-            # Whoever comes in this turn of the loop shares this question.
-            await anyio.lowlevel.checkpoint()
-            asking.sent = True
-            asking.last = (await self._bus.storage.streams.state(STREAM)).last
-        except Exception as error:
-            asking.error = error
-        finally:
-            self._asking = None
-            asking.done.set()
-        return asking.result()
 
     def bank(self, uuid: str) -> Bank:
         """Return a bank.
@@ -246,7 +215,7 @@ class Replica:
             return
         bank, changes = pending
         async with bank.lock.writing():
-            unused = await self._write(bank.apply, changes)
+            unused = await self.write(bank.apply, changes)
         self._note(len(changes))
         for name in unused:
             await self.objects.delete(name)
@@ -256,12 +225,12 @@ class Replica:
         if old is not None:
             async with old.lock.writing():
                 old.dropped = True
-                await self._write(old.store.remove_file)
+                await self.write(old.store.remove_file)
             self._snapshots.forget(uuid)
         if isinstance(change, BankCreated):
             path = self._snapshots.live_path(uuid)
             make = partial(Bank.empty, uuid, change.name, change.settings, path)
-            self.banks[uuid] = await self._write(make)
+            self.banks[uuid] = await self.write(make)
         else:
             await self._bus.storage.streams.purge(
                 STREAM, f"{bank_subject(uuid)}.*", before=entry.sequence
@@ -269,130 +238,19 @@ class Replica:
         self._note(1)
 
     def _note(self, changes: int) -> None:
-        self._changes += changes
-        self._changed.set()
-        self._changed = anyio.Event()
+        self.changes += changes
+        self.changed.set()
+        self.changed = anyio.Event()
 
-    async def _write(self, function: Callable[..., T], *args: object) -> T:
+    async def write(self, function: Callable[..., T], *args: object) -> T:
         return await anyio.to_thread.run_sync(partial(function, *args), limiter=self._writes)
-
-    # What it does beside.
-
-    async def tend(self) -> None:
-        """Move new vectors into the graphs, a slice at a time, until cancelled."""
-        while True:
-            changed = self._changed
-            more = False
-            for bank in list(self.banks.values()):
-                async with bank.lock.writing():
-                    if not bank.dropped:
-                        more |= await self._write(bank.index.maintain, SLICE_SECONDS)
-            if not more:
-                await changed.wait()
-
-    async def keep(self) -> None:
-        """Make snapshots from time to time, until cancelled.
-
-        Raises:
-            Unavailable: the log could not be followed for so long that markers in it may have gone: start anew.
-        """
-        while True:
-            await anyio.sleep(KEEP_SECONDS)
-            try:
-                await self.current()
-            except (BusError, Unavailable) as error:
-                log.warning("memory banks do not follow the log: %s", error)
-                if time.time() - self._current_at > STALE_SECONDS:
-                    raise Unavailable("the banks are too old and must be read anew") from error
-                continue
-            if self._changes >= KEEP_CHANGES:
-                await self.snapshot()
-
-    async def snapshot(self) -> None:
-        """Make a snapshot of what is applied now."""
-        async with self._keeping:
-            sequence, changes = self.applied, self._changes
-            for bank in list(self.banks.values()):
-                async with bank.lock.reading():
-                    if not bank.dropped:
-                        await anyio.to_thread.run_sync(self._snapshots.keep, bank)
-            await anyio.to_thread.run_sync(self._snapshots.commit, self._log_id, sequence)
-            self._changes -= changes
 
     async def restore(self) -> None:
         """Take what the snapshot holds."""
         last = (await self._bus.storage.streams.state(STREAM)).last
-        self.applied, self.banks = await self._write(
-            self._snapshots.restore, self._log_id, last
-        )
+        self.applied, self.banks = await self.write(self._snapshots.restore, self.log_id, last)
 
     def close(self) -> None:
         """Close all files."""
         for bank in self.banks.values():
             bank.store.close()
-
-
-class _Asking:
-    """One question for the last sequence, which several share."""
-
-    def __init__(self) -> None:
-        self.sent = False
-        self.done = anyio.Event()
-        self.last: int | None = None
-        self.error: Exception | None = None
-
-    def result(self) -> int:
-        if self.last is None:
-            raise self.error or BusError("the log was not asked")
-        return self.last
-
-
-@asynccontextmanager
-async def open_replica(bus: Bus, data_dir: Path) -> AsyncIterator[Replica]:
-    """Open a replica that has read the log; at its end a snapshot is made.
-
-    Args:
-        bus: the bus.
-        data_dir: where replicas of this machine have their folders.
-
-    Raises:
-        BusError: the log cannot be read.
-        Unavailable: the folders are taken.
-    """
-    with own_folder(data_dir) as folder:
-        await bus.storage.streams.ensure(LOG)
-        objects = await bus.storage.objects(OBJECTS, max_bytes=OBJECTS_BYTES)
-        replica = Replica(bus, Snapshots(folder), await _identity(bus), objects)
-        try:
-            await replica.restore()
-            await replica.catch_up()
-            async with background_tasks() as tasks:
-                for task in (partial(replica.follow, replica.applied), replica.tend, replica.keep):
-                    tasks.start_soon(task)
-                yield replica
-        except anyio.get_cancelled_exc_class():
-            await _last_snapshot(replica)
-            raise
-        else:
-            await _last_snapshot(replica)
-        finally:
-            replica.close()
-
-
-async def _last_snapshot(replica: Replica) -> None:
-    with anyio.move_on_after(KEEP_SECONDS, shield=True):
-        await replica.snapshot()
-
-
-async def _identity(bus: Bus) -> str:
-    """Return which log this is; the first who asks gives it a name."""
-    streams = bus.storage.streams
-    name = uuid4().hex
-    with suppress(Conflict):
-        await streams.append(
-            IDENTITY_SUBJECT, encode(Identity(name)), msg_id=f"log {name}", expected_last=0
-        )
-    entry = await streams.last(STREAM, IDENTITY_SUBJECT)
-    if entry is None:
-        raise BusError("the log of memory banks has no name")
-    return decode(entry.payload, Identity).id

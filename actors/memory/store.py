@@ -7,7 +7,7 @@ they run in threads. Many may read at once, or one may write; the owner holds th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,6 @@ CREATE TABLE chunks (
 CREATE INDEX chunks_of ON chunks (document);
 CREATE VIRTUAL TABLE words USING fts5 (text, content='chunks', content_rowid='id', tokenize='porter unicode61');
 """
-VARIABLES = 500
-"""How many values one statement names; SQLite allows more, but plans are cached by their text."""
 LOAD_ROWS = 2048
 
 
@@ -166,25 +164,19 @@ class Store:
     def known(self, uuids: Sequence[str]) -> set[str]:
         """Return which of some documents are there."""
         with self._reading() as connection:
-            return {
-                uuid
-                for part in _parts(uuids)
-                for (uuid,) in connection.execute(
-                    f"SELECT uuid FROM documents WHERE uuid IN ({_marks(part)})", part
-                )
-            }
+            found = connection.execute(
+                "SELECT uuid FROM documents WHERE uuid IN (SELECT value FROM json_each(?))",
+                (_json(uuids),),
+            )
+            return {uuid for (uuid,) in found}
 
     def documents(self, uuids: Sequence[str]) -> dict[str, MemoryBankDocument]:
         """Return those of some documents that are there, by uuid."""
         with self._reading() as connection:
-            rows = (
-                row
-                for part in _parts(uuids)
-                for row in connection.execute(
-                    "SELECT uuid, content, metadata, mime_type FROM documents "
-                    f"WHERE uuid IN ({_marks(part)})",
-                    part,
-                )
+            rows = connection.execute(
+                "SELECT uuid, content, metadata, mime_type FROM documents "
+                "WHERE uuid IN (SELECT value FROM json_each(?))",
+                (_json(uuids),),
             )
             return {row[0]: _document(*row) for row in rows}
 
@@ -201,28 +193,23 @@ class Store:
     def chunks(self, labels: Sequence[int]) -> dict[int, Chunk]:
         """Return chunks by their labels."""
         with self._reading() as connection:
-            return {
-                row[0]: Chunk(*row[1:])
-                for part in _parts(labels)
-                for row in connection.execute(
-                    "SELECT chunks.id, document, uuid, text FROM chunks "
-                    f"JOIN documents ON documents.id = document WHERE chunks.id IN ({_marks(part)})",
-                    part,
-                )
-            }
+            rows = connection.execute(
+                "SELECT chunks.id, document, uuid, text FROM json_each(?) JOIN chunks ON chunks.id = value "
+                "JOIN documents ON documents.id = document",
+                (_json(labels),),
+            )
+            return {row[0]: Chunk(*row[1:]) for row in rows}
 
     def chunks_of(self, documents: Sequence[int]) -> list[int]:
         """Return the label of the first chunk of each of some documents, in their order."""
         with self._reading() as connection:
-            found = {
-                document: chunk
-                for part in _parts(documents)
-                for document, chunk in connection.execute(
-                    f"SELECT document, min(id) FROM chunks WHERE document IN ({_marks(part)}) "
-                    "GROUP BY document",
-                    part,
+            found: dict[int, int] = dict(
+                connection.execute(
+                    "SELECT document, min(id) FROM chunks "
+                    "WHERE document IN (SELECT value FROM json_each(?)) GROUP BY document",
+                    (_json(documents),),
                 )
-            }
+            )
         return [found[document] for document in documents]
 
     def words(self, expression: str, limit: int) -> list[tuple[int, float]]:
@@ -232,6 +219,16 @@ class Store:
                 "SELECT rowid, -rank FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?",
                 (expression, limit),
             ).fetchall()
+
+    def objects(self) -> set[str]:
+        """Return the objects that documents refer to."""
+        with self._reading() as connection:
+            return {
+                name
+                for (name,) in connection.execute(
+                    "SELECT object FROM documents WHERE object IS NOT NULL"
+                )
+            }
 
     def rows(self) -> Iterator[list[Row]]:
         """Yield all documents for the index, some thousand at a time, in the order of their labels."""
@@ -256,9 +253,7 @@ class Store:
                         label,
                         msgspec.json.decode(metadata),
                         np.array(labels[label], np.int64),
-                        np.frombuffer(b"".join(vectors[label]), "<f4").reshape(
-                            -1, self._dimension
-                        ),
+                        np.frombuffer(b"".join(vectors[label]), "<f4").reshape(-1, self._dimension),
                     )
                     for label, metadata in found
                 ]
@@ -269,9 +264,6 @@ def _document(uuid: str, content: bytes, metadata: bytes, mime_type: str) -> Mem
     return MemoryBankDocument(uuid, content, msgspec.json.decode(metadata), mime_type)
 
 
-def _parts(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    return (values[start : start + VARIABLES] for start in range(0, len(values), VARIABLES))
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ",".join("?" * len(values))
+def _json(values: Sequence[str] | Sequence[int]) -> str:
+    """Return a list as one value of a statement; ``json_each`` makes rows of it."""
+    return msgspec.json.encode(values).decode()

@@ -13,6 +13,7 @@ from ayllu.actors.memory.actors import (
     MemoryBanksActor,
     memory_actors,
 )
+from ayllu.actors.memory.care import Care
 from ayllu.actors.memory.replica import Replica
 from ayllu.bus.bus import Bus
 from ayllu.schemas import MemoryBankDocument, MemoryBankQuery, MemoryBankQueryResult
@@ -28,11 +29,13 @@ class Memory:
         banks: the actor of the banks.
         documents: the actor of their documents.
         replica: what stands behind both.
+        care: makes its snapshots.
     """
 
     banks: MemoryBanksActor
     documents: MemoryBankDocumentsActor
     replica: Replica
+    care: Care
 
     async def uuids(self, bank: str) -> dict[str, bytes]:
         """Return all documents of a bank: content by uuid."""
@@ -54,9 +57,9 @@ async def running_memory(bus: Bus, folder: Path) -> AsyncIterator[Memory]:
     """Run a replica with a double of an embedding model."""
     async with (
         HashEmbedder("hash", dimension=32) as embedder,
-        memory_actors(bus, folder, {"hash": embedder}, "hash") as (banks, documents),
+        memory_actors(bus, folder, {"hash": embedder}, "hash") as actors,
     ):
-        yield Memory(banks, documents, documents._replica)
+        yield Memory(actors.banks, actors.documents, actors.replica, actors.care)
 
 
 def document(

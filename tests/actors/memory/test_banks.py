@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from support.memory import Memory, document, documents, running_memory
 
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.client import client
@@ -24,8 +25,6 @@ from ayllu.schemas import (
     Unsupported,
 )
 from ayllu.schemas.memory import MAX_DOCUMENTS
-
-from support.memory import Memory, document, documents, running_memory
 
 pytestmark = pytest.mark.asyncio
 
@@ -52,9 +51,7 @@ def buses(request: pytest.FixtureRequest) -> Buses:
 
 
 @asynccontextmanager
-async def filled(
-    bus: Bus, folder: Path, bank: str, count: int = 3
-) -> AsyncIterator[Memory]:
+async def filled(bus: Bus, folder: Path, bank: str, count: int = 3) -> AsyncIterator[Memory]:
     async with running_memory(bus, folder) as memory:
         await memory.banks.create(bank, "Notes", documents(f"d{n}" for n in range(count)))
         yield memory
@@ -89,7 +86,11 @@ async def test_documents_are_kept_changed_and_removed(buses: Buses, tmp_path: Pa
 
 @pytest.mark.requirement("memory-operations")
 async def test_the_bus_reaches_all_operations(buses: Buses, tmp_path: Path) -> None:
-    async with buses() as bus, running_memory(bus, tmp_path) as memory, anyio.create_task_group() as tasks:
+    async with (
+        buses() as bus,
+        running_memory(bus, tmp_path) as memory,
+        anyio.create_task_group() as tasks,
+    ):
         await tasks.start(serve, bus, memory.banks)
         await tasks.start(serve, bus, memory.documents)
         banks, bank = client(MemoryBanks, bus), client(MemoryBankDocuments, bus)
@@ -107,16 +108,28 @@ REFUSED_INSERTS: list[tuple[str, type[Exception], list[MemoryBankDocument]]] = [
     ("twice", InvalidRequest, [document("new"), document("other"), document("new")]),
     ("none", InvalidRequest, []),
     ("empty id", InvalidRequest, [document("")]),
-    ("empty content", InvalidRequest, [document("new"), MemoryBankDocument("e", b"", {}, "text/plain")]),
+    (
+        "empty content",
+        InvalidRequest,
+        [document("new"), MemoryBankDocument("e", b"", {}, "text/plain")],
+    ),
     ("only space", InvalidRequest, [document("new"), document("e", " \n\t ")]),
     ("picture", Unsupported, [document("new"), document("e", "x", "image/png")]),
-    ("not UTF-8", InvalidRequest, [document("new"), MemoryBankDocument("e", b"\xff\xfe\xfa", {}, "text/plain")]),
+    (
+        "not UTF-8",
+        InvalidRequest,
+        [document("new"), MemoryBankDocument("e", b"\xff\xfe\xfa", {}, "text/plain")],
+    ),
     ("too many", InvalidRequest, documents(f"n{n}" for n in range(MAX_DOCUMENTS + 1))),
 ]
 
 
 @pytest.mark.requirement("memory-refused-whole")
-@pytest.mark.parametrize(("error", "wrong"), [one[1:] for one in REFUSED_INSERTS], ids=[one[0] for one in REFUSED_INSERTS])
+@pytest.mark.parametrize(
+    ("error", "wrong"),
+    [one[1:] for one in REFUSED_INSERTS],
+    ids=[one[0] for one in REFUSED_INSERTS],
+)
 async def test_a_wrong_insert_changes_nothing(
     buses: Buses, tmp_path: Path, error: type[Exception], wrong: list[MemoryBankDocument]
 ) -> None:
