@@ -28,6 +28,7 @@ class ModelsActor(Models):
                 context=model.context,
                 aliases=sorted({*model.aliases, *(known.aliases if known else [])}),
                 capabilities=model.capabilities,
+                kind=model.kind,
                 actors=known.actors + 1 if known else 1,
             )
         for name in sorted(found):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +10,7 @@ from msgspec import Meta
 
 from ..schemas import InvalidRequest, ModelName, Unsupported, Wire
 from .engines.engine import InferenceEngine
-
-PACKAGE_PREFIX = "package:"
+from .files import locate
 
 
 class ModelSpec(Wire, frozen=True):
@@ -105,27 +103,7 @@ _BUILDERS: dict[str, Callable[[ModelSpec], InferenceEngine]] = {
 
 
 def _file(spec: ModelSpec) -> Path:
-    if not spec.source.startswith(PACKAGE_PREFIX):
-        path = Path(spec.source).expanduser()
-        if not path.is_file():
-            raise InvalidRequest(f"model {spec.name!r}: there is no file {path}")
-        return path
-    package, _, name = spec.source.removeprefix(PACKAGE_PREFIX).partition("/")
-    if not package.isidentifier() or not name:
-        raise InvalidRequest(
-            f"model {spec.name!r}: the source is not written as package:<package>/<file>"
-        )
-    # The package is only looked up: its own code need not be importable, and is not run.
-    found = importlib.util.find_spec(package)
-    for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder) / name
-        if path.is_file():
-            return path
-    raise InvalidRequest(
-        f"model {spec.name!r}: "
-        + (
-            f"the package {package} has no file {name}"
-            if found
-            else f"the package {package} is not installed"
-        )
-    )
+    try:
+        return locate(spec.source)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"model {spec.name!r}: {error.message}") from error

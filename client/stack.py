@@ -13,6 +13,7 @@ from ..schemas import (
     OPERATIONS,
     AgenticSystem,
     Datasets,
+    Embeddings,
     Inference,
     MemoryBankDocuments,
     MemoryBanks,
@@ -36,7 +37,7 @@ class PostTrainingStack(PostTraining, Protocol):
     job: PostTrainingJobs
 
 
-class Stack(Inference, Models, Protocol):
+class Stack(Inference, Models, Embeddings, Protocol):
     """All APIs of a deployment: operations are called by their names, ``stack.memory_bank.insert(...)``.
 
     Methods raise `AylluError`s. A streamed method returns an `EventStream`; leaving it cancels the call.

@@ -41,13 +41,14 @@ class ChatOptions:
 
 
 async def first_model(stack: Stack) -> str:
-    """Return the name of the first model that is served.
+    """Return the name of the first language model that is served.
 
     Raises:
         NotFound: none is.
     """
     async for model in stack.models():
-        return model.name
+        if model.kind == "language":
+            return model.name
     raise NotFound("no model is served at present")
 
 

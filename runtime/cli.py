@@ -74,14 +74,17 @@ def build_parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "kinds",
         nargs="+",
-        choices=["gateway", "inference"],
+        choices=["gateway", "inference", "memory"],
         metavar="KIND",
-        help="gateway or inference",
+        help="gateway, inference or memory",
     )
     worker.add_argument("--bus", help="the NATS server's URL; or in the variable AYLLU_BUS_URL")
     worker.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
     worker.add_argument("--host", default="127.0.0.1", help="of a gateway (%(default)s)")
     worker.add_argument("--port", type=int, default=DEFAULT_PORT, help="of a gateway (%(default)s)")
+    worker.add_argument(
+        "--data-dir", type=Path, default=default_data_dir(), help="of a memory actor (%(default)s)"
+    )
     worker.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
 
     chat = _add(commands, "chat", "talk to a model, token by token")
@@ -176,7 +179,8 @@ def _worker(options: argparse.Namespace) -> None:
     elif "gateway" in options.kinds:
         authenticated = bool(config.gateway.tokens)
         listener = open_listener(options.host, options.port, authenticated=authenticated)
-    _run(partial(run_worker, options.kinds, bus_url, config, listener))
+    data_dir = options.data_dir.expanduser()
+    _run(partial(run_worker, options.kinds, bus_url, config, data_dir, listener))
 
 
 def _chat(options: argparse.Namespace) -> None:

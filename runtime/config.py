@@ -8,6 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from ..actors.embedding.registry import EmbedderSpec, check_embedders, default_embedders
 from ..actors.registry import ModelSpec, check_models, default_models
 from ..schemas import OPERATIONS, InvalidRequest, Wire
 from ..schemas.wire import convert
@@ -79,16 +80,24 @@ class Config(Wire, frozen=True):
 
     Attributes:
         models: what the inference workers serve; SmolLM2-135M-Instruct where nothing is configured.
+        embedders: what memory banks find documents by, the first one where a bank names none; all-MiniLM-L6-v2 where
+            nothing is configured.
         gateway: the limits of the gateway.
     """
 
     models: list[ModelSpec] = []
+    embedders: list[EmbedderSpec] = []
     gateway: GatewayConfig = GatewayConfig()
 
     @property
     def served_models(self) -> list[ModelSpec]:
         """The configured models, or the embedded default."""
         return self.models or default_models()
+
+    @property
+    def served_embedders(self) -> list[EmbedderSpec]:
+        """The configured embedding models, or the default."""
+        return self.embedders or default_embedders()
 
 
 def load_config(path: Path | None) -> Config:
@@ -110,6 +119,7 @@ def load_config(path: Path | None) -> Config:
     try:
         config = convert(values, Config)
         check_models(config.served_models)
+        check_embedders(config.served_embedders)
         check_gateway(config.gateway)
     except InvalidRequest as error:
         raise InvalidRequest(f"the configuration {path} is wrong: {error.message}") from error

@@ -3,6 +3,7 @@
     nats-server   the bus, on loopback, its data under the data directory
     gateway       HTTP and websocket clients' way in
     inference     the models
+    memory        banks of documents, and the embedding models
 
 What crashes is started again; the socket and the bus's port stay, so that clients find everything where it was. All of
 them end with the supervisor, however it ends.
@@ -151,7 +152,7 @@ class Tree:
     async def _run_workers(self, task_status: TaskStatus[None]) -> None:
         async with anyio.create_task_group() as workers:
             async with anyio.create_task_group() as starting:
-                for kind in ("inference", "gateway"):
+                for kind in ("inference", "memory", "gateway"):
                     starting.start_soon(workers.start, supervise, kind, self._worker(kind))
             task_status.started()
 
@@ -166,7 +167,7 @@ class Tree:
 
     def _worker(self, kind: str) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
-            arguments = ["worker", kind]
+            arguments = ["worker", kind, "--data-dir", str(self._options.data_dir)]
             if self._options.config is not None:
                 arguments += ["--config", str(self._options.config)]
             fds: list[int] = []

@@ -7,14 +7,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from socket import socket
 from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
+from ..actors.embedding.registry import build_embedder
 from ..actors.inference import InferenceActor
 from ..actors.models import ModelsActor
 from ..actors.registry import ModelSpec, build_engine
@@ -37,11 +39,13 @@ class Setting:
     Attributes:
         bus: the bus.
         config: the configuration of the deployment.
+        data_dir: where actors keep files of their own.
         listener: the socket of the gateway, if the worker has one.
     """
 
     bus: Bus
     config: Config
+    data_dir: Path
     listener: socket | None
 
 
@@ -72,9 +76,33 @@ def _gateway(setting: Setting) -> Mapping[str, Start]:
     return {"models": start_models, "gateway": start}
 
 
+def _memory(setting: Setting) -> Mapping[str, Start]:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        # Only these workers need what these modules import.
+        from ..actors.embedding.actor import EmbeddingActor
+        from ..actors.memory.actors import memory_actors
+
+        specs = setting.config.served_embedders
+        async with AsyncExitStack() as stack:
+            embedders = {
+                spec.name: await stack.enter_async_context(build_embedder(spec)) for spec in specs
+            }
+            memory = await stack.enter_async_context(
+                memory_actors(setting.bus, setting.data_dir / "memory", embedders, specs[0].name)
+            )
+            actors = (memory.banks, memory.documents, *map(EmbeddingActor, embedders.values()))
+            async with anyio.create_task_group() as tasks:
+                for actor in actors:
+                    await tasks.start(serve, setting.bus, actor)
+                task_status.started()
+
+    return {"memory": start}
+
+
 KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "gateway": _gateway,
     "inference": _inference,
+    "memory": _memory,
 }
 """What a worker can run: for each kind, what to supervise by its name."""
 
@@ -95,7 +123,11 @@ async def run_actors(
 
 
 async def run_worker(
-    kinds: Sequence[str], bus_url: str, config: Config, listener: socket | None = None
+    kinds: Sequence[str],
+    bus_url: str,
+    config: Config,
+    data_dir: Path,
+    listener: socket | None = None,
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; prints `READY_LINE` when it is ready.
 
@@ -105,7 +137,7 @@ async def run_worker(
     name = "ayllu " + " ".join(kinds)
     async with connect(bus_url, name=name) as bus, anyio.create_task_group() as tasks:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await tasks.start(run_actors, kinds, Setting(bus, config, listener))
+            await tasks.start(run_actors, kinds, Setting(bus, config, data_dir, listener))
             announce(READY_LINE)
             async for number in signals:
                 log.info("%s: stopping at %s", name, signal.Signals(number).name)

@@ -41,6 +41,7 @@ from .content import (
     ToolResponse,
 )
 from .datasets import CreateDatasetRequest, Dataset, DatasetColumnType, Datasets
+from .embeddings import Embeddings, EmbeddingsRequest, EmbeddingsResponse
 from .errors import (
     ActorLost,
     AylluError,
@@ -177,6 +178,9 @@ __all__ = [
     "DeadlineExceeded",
     "Dialog",
     "DoraFinetuningConfig",
+    "Embeddings",
+    "EmbeddingsRequest",
+    "EmbeddingsResponse",
     "EngineDead",
     "EngineError",
     "Eq",

@@ -102,7 +102,7 @@ class MemoryBanks(Protocol):
     """Keep banks of documents."""
 
     @webmethod(route="/memory_banks/create", operation_id="create_memory_bank", api="MemoryBanks")
-    async def create(
+    async def create(  # noqa: PLR0917 - the draft's parameters, and three of ours
         self,
         bank_uuid: str,
         bank_name: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta
 
@@ -24,6 +24,10 @@ class Model(Reply, frozen=True):
             description="What the engine can do beyond plain text: `json_schema`, `logprobs`, `images`..."
         ),
     ] = []
+    kind: Annotated[
+        Literal["language", "embedding"],
+        Meta(description="`language` models answer, `embedding` models make vectors of texts."),
+    ] = "language"
     actors: Annotated[int, Meta(description="How many actors serve it.")] = 1
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from .agents import AgenticSystem
 from .datasets import Datasets
+from .embeddings import Embeddings
 from .inference import Inference
 from .memory import MemoryBankDocuments, MemoryBanks
 from .models import Models
@@ -26,6 +27,7 @@ PROTOCOLS: tuple[type, ...] = (
     PostTraining,
     PostTrainingJobs,
     Models,
+    Embeddings,
 )
 
 

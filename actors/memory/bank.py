@@ -74,7 +74,9 @@ def mode_of(query: MemoryBankQuery) -> SearchMode:
     if (mode == "text" and query.vector is not None) or (
         mode == "metadata" and implied != "metadata"
     ):
-        raise InvalidRequest(f"a query of mode {mode} takes no {'vector' if mode == 'text' else implied}")
+        raise InvalidRequest(
+            f"a query of mode {mode} takes no {'vector' if mode == 'text' else implied}"
+        )
     return mode
 
 
@@ -104,7 +106,9 @@ class Bank:
     @classmethod
     def empty(cls, uuid: str, name: str, settings: BankSettings, path: Path) -> Bank:
         """Return a new bank with tables in a file that does not exist yet."""
-        return cls(uuid, name, settings, Store(path, settings.dimension), BankIndex(settings.dimension))
+        return cls(
+            uuid, name, settings, Store(path, settings.dimension), BankIndex(settings.dimension)
+        )
 
     def load(self, graph: Path | None) -> None:
         """Fill the index from the tables (a write)."""
@@ -163,7 +167,9 @@ class Bank:
                 numbers, labels.tolist(), scores.tolist(), strict=True
             ):
                 found[number] = [
-                    (label, score) for label, score in zip(row, row_scores, strict=True) if label >= 0
+                    (label, score)
+                    for label, score in zip(row, row_scores, strict=True)
+                    if label >= 0
                 ]
         return found
 

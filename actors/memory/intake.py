@@ -95,6 +95,9 @@ def _chunks_of(
     except InvalidRequest as error:
         raise type(error)(f"document {document.uuid!r}: {error.message}") from error
     chunks = split(
-        text, size=settings.chunk_size, overlap=settings.chunk_overlap, embedder=embedder
+        text,
+        size=settings.chunk_size,
+        overlap=settings.chunk_overlap,
+        tokenizer=embedder.tokenizer,
     )
     return [chunk.text for chunk in chunks]

@@ -139,7 +139,9 @@ class Snapshots:
         path = self.live_path(kept.uuid)
         _copy(self._kept / kept.tables.name, path, kept.tables.sha256)
         dimension = kept.settings.dimension
-        bank = Bank(kept.uuid, kept.name, kept.settings, Store(path, dimension), BankIndex(dimension))
+        bank = Bank(
+            kept.uuid, kept.name, kept.settings, Store(path, dimension), BankIndex(dimension)
+        )
         graph: Path | None = self._kept / kept.graph.name
         try:
             if graph is not None and _digest(graph) != kept.graph.sha256:

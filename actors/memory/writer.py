@@ -101,4 +101,3 @@ class Writer:
     async def _stands(self, entry: NewEntry) -> bool:
         last = await self._streams.last(STREAM, entry.subject)
         return last is not None and last.msg_id == entry.msg_id
-

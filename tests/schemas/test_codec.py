@@ -75,7 +75,8 @@ def values(found: mi.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911, PLR0912 
         case mi.EnumType():
             return st.sampled_from(found.cls)
         case mi.ListType():
-            return st.lists(values(found.item_type), max_size=2)
+            least = found.min_length or 0
+            return st.lists(values(found.item_type), min_size=least, max_size=2)
         case mi.VarTupleType():
             least = found.min_length or 0
             return st.lists(values(found.item_type), min_size=least, max_size=2).map(tuple)

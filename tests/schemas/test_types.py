@@ -320,6 +320,8 @@ def test_no_type_is_forgotten() -> None:
         s.Model,
         s.TokenUsage,
         s.JobFailure,
+        s.EmbeddingsRequest,
+        s.EmbeddingsResponse,
         s.MemoryBankMatch,
         s.MemoryBankQuery,
         s.MemoryBankQueryResult,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 EXTENSIONS = frozenset(
-    {"models", "memory_bank.query", "memory_bank.documents", "memory_bank.stats"}
+    {"models", "embeddings", "memory_bank.query", "memory_bank.documents", "memory_bank.stats"}
 )
 """Operations that the draft does not have."""
 EXTRA_PARAMETERS = {"memory_banks.create": ["embedding_model", "chunk_size", "chunk_overlap"]}

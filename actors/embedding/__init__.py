@@ -1,0 +1,1 @@
+"""Embeddings: texts become vectors whose directions tell their meaning."""
