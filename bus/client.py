@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TypeVar, cast
 
+import anyio
 import msgspec
 from typing_extensions import TypeForm
 
@@ -22,19 +23,32 @@ from ..schemas.proxy import add_methods
 from .bus import Bus
 from .calls import Call
 from .subjects import operation_subject
+from .transport import ServiceInfo
 
 log = logging.getLogger(__name__)
 
 P = TypeVar("P")
 
 INFERENCE_SERVICE = "inference"
-"""The service whose instances tell in their metadata which models they serve."""
+EMBEDDING_SERVICE = "embedding"
+"""The services whose instances tell in their metadata which models they serve."""
 
 
 async def served_models(bus: Bus) -> list[Model]:
     """Return the models that live actors serve, as they describe them, one entry an actor and model."""
+    services: list[ServiceInfo] = []
+
+    async def discover(name: str) -> None:
+        services.extend(await bus.transport.discover(name))
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for name in (INFERENCE_SERVICE, EMBEDDING_SERVICE):
+                tasks.start_soon(discover, name)
+    except* AylluError as group:
+        raise group.exceptions[0] from None
     models: list[Model] = []
-    for service in await bus.transport.discover(INFERENCE_SERVICE):
+    for service in sorted(services, key=lambda service: service.id):
         try:
             models += decode(service.metadata.get("models", ""), list[Model])
         except InvalidRequest as error:
@@ -62,7 +76,8 @@ async def open_call(
     async def explain_absence() -> AylluError:
         if model is None:
             return Unavailable(f"no live actor serves {operation.base_name} at present")
-        models = await served_models(bus)
+        kind = "embedding" if operation.base_name == "embeddings" else "language"
+        models = [known for known in await served_models(bus) if known.kind == kind]
         if not models:
             return Unavailable("no live actor serves any model at present")
         names = sorted({name for known in models for name in (known.name, *known.aliases)})

@@ -21,6 +21,7 @@ from urllib.request import ProxyHandler, build_opener
 import anyio
 import anyio.to_thread
 
+from ..actors.embedding.registry import build_embedder
 from ..actors.registry import build_engine
 from ..bus.bus import Bus, connect
 from ..bus.client import served_models
@@ -167,6 +168,14 @@ def model_files(config: Config) -> Iterator[Finding]:
             yield Finding(f"model {spec.name}", "warn", error.message, advice)
         else:
             yield Finding(f"model {spec.name}", "ok", f"{spec.engine}, {spec.source}")
+    for embedder in config.served_embedders:
+        try:
+            build_embedder(embedder)
+        except AylluError as error:
+            advice = "mend `source`, or install what is missing; memory banks need it"
+            yield Finding(f"embedder {embedder.name}", "warn", error.message, advice)
+        else:
+            yield Finding(f"embedder {embedder.name}", "ok", embedder.source)
 
 
 def data_directory(path: Path) -> Finding:

@@ -100,7 +100,7 @@ async def _ask(bus: Bus) -> dict[str, Check]:
 
     async def ask_models() -> None:
         nonlocal models, actors
-        served = await served_models(bus)
+        served = [model for model in await served_models(bus) if model.kind == "language"]
         models, actors = len({model.name for model in served}), len(served)
 
     try:
