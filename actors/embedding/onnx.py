@@ -184,8 +184,8 @@ class OnnxEmbedder:
         if self._model.pooling == "cls":
             return output[:, 0]
         weights = mask[:, :, None].astype(np.float32)
-        summed: NDArray[np.float32] = (output * weights).sum(axis=1)
-        return summed / weights.sum(axis=1)
+        mean: NDArray[np.float32] = (output * weights).sum(axis=1) / weights.sum(axis=1)
+        return mean
 
 
 def _normalised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
