@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from ...schemas import MemoryBankDocument
+from .index import IndexedDocument
 from .log import DocumentStored
 
 SCHEMA = """
@@ -40,16 +39,6 @@ class Removed:
 
     label: int
     object: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A document as the index needs it: labels are the ids of the tables."""
-
-    label: int
-    metadata: dict[str, Any]
-    chunk_labels: NDArray[np.int64]
-    vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +105,7 @@ class Store:
             raise
         self._writer.execute("COMMIT")
 
-    def add(self, stored: DocumentStored, object_name: str | None) -> Row:
+    def add(self, stored: DocumentStored, object_name: str | None) -> IndexedDocument:
         """Add a document that is not there (a write)."""
         document = stored.document
         cursor = self._writer.execute(
@@ -141,7 +130,7 @@ class Store:
         self._writer.executemany(
             "INSERT INTO words (rowid, text) VALUES (?, ?)", zip(labels, stored.chunks, strict=True)
         )
-        return Row(label, document.metadata, np.array(labels, np.int64), vectors)
+        return IndexedDocument(label, document.metadata, np.array(labels, np.int64), vectors)
 
     def remove(self, uuid: str) -> Removed | None:
         """Remove a document, if it is there (a write)."""
@@ -230,7 +219,7 @@ class Store:
                 )
             }
 
-    def rows(self) -> Iterator[list[Row]]:
+    def rows(self) -> Iterator[list[IndexedDocument]]:
         """Yield all documents for the index, some thousand at a time, in the order of their labels."""
         with self._reading() as connection:
             after = 0
@@ -249,7 +238,7 @@ class Store:
                     labels[document].append(chunk)
                     vectors[document].append(vector)
                 yield [
-                    Row(
+                    IndexedDocument(
                         label,
                         msgspec.json.decode(metadata),
                         np.array(labels[label], np.int64),
