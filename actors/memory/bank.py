@@ -5,7 +5,7 @@ Methods block and run in threads; `Bank.lock` says who may: many readers, or one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from .index import BankIndex, IndexedDocument
 from .locks import ReadWriteLock
 from .log import BankSettings, DocumentStored
 from .ranking import any_word, fused
-from .store import Store
+from .store import Chunk, Store
 
 FUSED_FACTOR, FUSED_LEAST = 4, 50
 """How deep the rankings go that are fused, as a multiple of what is wanted, and at least."""
@@ -147,9 +147,13 @@ class Bank:
         """Answer queries (a read)."""
         self.check()
         by_vector = self._by_vector(searches)
+        hits = [
+            self._hits(search, found) for search, found in zip(searches, by_vector, strict=True)
+        ]
+        chunks = self.store.chunks({label for row in hits for label, _ in row})
         return [
-            self._result(search.query, self._hits(search, vector_hits))
-            for search, vector_hits in zip(searches, by_vector, strict=True)
+            self._result(search.query, row, chunks)
+            for search, row in zip(searches, hits, strict=True)
         ]
 
     def _by_vector(self, searches: Sequence[Search]) -> list[Hits]:
@@ -203,11 +207,11 @@ class Bank:
                 return fitting[:k]
             limit *= 8
 
-    def _result(self, query: MemoryBankQuery, hits: Hits) -> MemoryBankQueryResult:
-        chunks = self.store.chunks([label for label, _ in hits])
+    def _result(
+        self, query: MemoryBankQuery, hits: Hits, chunks: Mapping[int, Chunk]
+    ) -> MemoryBankQueryResult:
         matches = [
-            MemoryBankMatch(document_uuid=chunks[label].uuid, chunk=chunks[label].text, score=score)
-            for label, score in hits
+            MemoryBankMatch(chunks[label].uuid, chunks[label].text, score) for label, score in hits
         ]
         if not query.include_documents:
             return MemoryBankQueryResult(matches)

@@ -7,7 +7,7 @@ they run in threads. Many may read at once, or one may write; the owner holds th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ CREATE TABLE documents (
     content BLOB NOT NULL, object TEXT
 ) STRICT;
 CREATE TABLE chunks (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL
+    id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, uuid TEXT NOT NULL, text TEXT NOT NULL
 ) STRICT;
+CREATE TABLE vectors (id INTEGER PRIMARY KEY, vector BLOB NOT NULL) STRICT;
 CREATE INDEX chunks_of ON chunks (document);
 CREATE VIRTUAL TABLE words USING fts5 (text, content='chunks', content_rowid='id', tokenize='porter unicode61');
 """
@@ -43,9 +44,8 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk that was found: the label and uuid of its document, and its text."""
+    """A chunk that was found: the uuid of its document, and its text."""
 
-    document: int
     uuid: str
     text: str
 
@@ -121,12 +121,16 @@ class Store:
         label = int(cursor.lastrowid or 0)
         vectors = stored.matrix(self._dimension)
         labels = []
-        for text, vector in zip(stored.chunks, vectors, strict=True):
+        for text in stored.chunks:
             cursor = self._writer.execute(
-                "INSERT INTO chunks (document, text, vector) VALUES (?, ?, ?)",
-                (label, text, vector.tobytes()),
+                "INSERT INTO chunks (document, uuid, text) VALUES (?, ?, ?)",
+                (label, document.uuid, text),
             )
             labels.append(int(cursor.lastrowid or 0))
+        self._writer.executemany(
+            "INSERT INTO vectors (id, vector) VALUES (?, ?)",
+            zip(labels, map(bytes, vectors), strict=True),
+        )
         self._writer.executemany(
             "INSERT INTO words (rowid, text) VALUES (?, ?)", zip(labels, stored.chunks, strict=True)
         )
@@ -146,6 +150,7 @@ class Store:
         self._writer.executemany(
             "INSERT INTO words (words, rowid, text) VALUES ('delete', ?, ?)", chunks
         )
+        self._writer.executemany("DELETE FROM vectors WHERE id = ?", [(one,) for one, _ in chunks])
         self._writer.execute("DELETE FROM chunks WHERE document = ?", (label,))
         self._writer.execute("DELETE FROM documents WHERE id = ?", (label,))
         return Removed(label, object_name)
@@ -179,15 +184,14 @@ class Store:
             )
             return [_document(*row) for row in rows]
 
-    def chunks(self, labels: Sequence[int]) -> dict[int, Chunk]:
+    def chunks(self, labels: Iterable[int]) -> dict[int, Chunk]:
         """Return chunks by their labels."""
         with self._reading() as connection:
             rows = connection.execute(
-                "SELECT chunks.id, document, uuid, text FROM json_each(?) JOIN chunks ON chunks.id = value "
-                "JOIN documents ON documents.id = document",
-                (_json(labels),),
+                "SELECT id, uuid, text FROM chunks WHERE id IN (SELECT value FROM json_each(?))",
+                (_json(list(labels)),),
             )
-            return {row[0]: Chunk(*row[1:]) for row in rows}
+            return {label: Chunk(uuid, text) for label, uuid, text in rows}
 
     def chunks_of(self, documents: Sequence[int]) -> list[int]:
         """Return the label of the first chunk of each of some documents, in their order."""
@@ -231,8 +235,8 @@ class Store:
                 labels: dict[int, list[int]] = {label: [] for label, _ in found}
                 vectors: dict[int, list[bytes]] = {label: [] for label, _ in found}
                 for chunk, document, vector in connection.execute(
-                    "SELECT id, document, vector FROM chunks WHERE document > ? AND document <= ? "
-                    "ORDER BY id",
+                    "SELECT chunks.id, document, vector FROM chunks JOIN vectors USING (id) "
+                    "WHERE document > ? AND document <= ? ORDER BY chunks.id",
                     (after, last),
                 ):
                     labels[document].append(chunk)

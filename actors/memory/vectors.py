@@ -161,10 +161,15 @@ class Vectors:
         assert self._graph is not None
         found = self._graph.search(queries, k)
         beside = self._looked_at()
-        if not len(beside) and found[0].shape[1] >= k:
+        if found[0].shape[1] < min(k, len(self._graph)):
+            # A part of the graph, copies of one vector above all, cannot be reached.
+            return self._exact(queries, k, self._all())
+        if not len(beside):
             return found
-        exact = self._exact(queries, min(k, len(beside)), beside)
-        return _merged(found, exact, k)
+        scores = queries @ self._matrix[beside].T
+        if found[0].shape[1] == k and (scores.max(axis=1) <= found[1][:, -1]).all():
+            return found
+        return _merged(found, (np.broadcast_to(self.labels[beside], scores.shape), scores), k)
 
     def _looked_at(self) -> Rows:
         """Return the rows that are alive and looked at one by one; kept until the next change."""
@@ -340,12 +345,12 @@ class Vectors:
 
 
 def _best(labels: Labels, scores: Scores, k: int) -> tuple[Labels, Scores]:
-    """Return the k best of each row, best first; of those with one score, those with lower labels."""
+    """Return the k best of each row, best first."""
     if k < scores.shape[1]:
         chosen = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         labels = np.take_along_axis(labels, chosen, axis=1)
         scores = np.take_along_axis(scores, chosen, axis=1)
-    order = np.lexsort((labels, -scores), axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(labels, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
