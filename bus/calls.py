@@ -13,8 +13,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from ..schemas import AylluError, BusError, DeadlineExceeded, InvalidRequest, decode
 from ..schemas.tasks import background_tasks
+from .bundles import BUNDLE, BUNDLES, unbundled
 from .context import child_traceparent, current_call, new_traceparent
-from .exchange import ACCEPT, CANCEL, HEARTBEAT, Accept, Caller, Claimed, Ended, Failed
+from .exchange import ACCEPT, CANCEL, DATA, HEARTBEAT, Accept, Caller, Claimed, Ended, Failed
 from .transport import Message, Transport
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,11 @@ class Call:
             self._machine.receive(kind, message.payload, now)
         self._after_change()
 
+    def receive_event(self, event: bytes, now: float) -> None:
+        """Take an event that came in a bundle (called by `Calls`)."""
+        self._machine.receive(DATA, event, now)
+        self._after_change()
+
     def _after_change(self) -> None:
         machine = self._machine
         self._calls.flush(machine)
@@ -188,7 +194,7 @@ class Calls:
         if timeout <= 0:
             raise DeadlineExceeded("the call did not end within its deadline")
         headers = {
-            EXCHANGE_HEADER: "1",
+            EXCHANGE_HEADER: BUNDLES,
             TIMEOUT_HEADER: f"{timeout:.3f}",
             TRACE_HEADER: traceparent or new_traceparent(),
         }
@@ -212,9 +218,15 @@ class Calls:
     def receive(self, message: Message) -> None:
         """Take a message of the inbox."""
         name, _, kind = message.subject[len(self._prefix) + 1 :].partition(".")
+        now = asyncio.get_running_loop().time()
+        if kind == BUNDLE:
+            for owner, event in unbundled(message.payload):
+                if (one := self._open.get(owner)) is not None:
+                    one.receive_event(event, now)
+            return
         call = self._open.get(name)
         if call is not None:
-            call.receive(kind, message, asyncio.get_running_loop().time())
+            call.receive(kind, message, now)
         elif kind in (ACCEPT, HEARTBEAT):
             self._disown(kind, message)
 

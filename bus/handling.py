@@ -20,6 +20,7 @@ from ..schemas import (
     Operation,
     encode,
 )
+from .bundles import BUNDLES, Bundles
 from .bus import Bus
 from .calls import CLAIM_HEADER, EXCHANGE_HEADER, TIMEOUT_HEADER, TRACE_HEADER
 from .context import CallContext, current_call, new_traceparent
@@ -51,12 +52,15 @@ class Handling:
     reply subject, so that any NATS client can ask.
     """
 
-    def __init__(self, bus: Bus, operation: Operation, message: Message, control: str) -> None:
+    def __init__(
+        self, bus: Bus, operation: Operation, message: Message, control: str, bundles: Bundles
+    ) -> None:
         self.operation = operation
         self._bus = bus
         self._message = message
         self._headers = message.headers or {}
         self._exchange = EXCHANGE_HEADER in self._headers and message.reply is not None
+        self._bundles = bundles if self._headers.get(EXCHANGE_HEADER) == BUNDLES else None
         self._control = control
         self._machine = Responder()
         self._scope = anyio.CancelScope()
@@ -174,7 +178,10 @@ class Handling:
         if claims is not None and len(payload) > claims.limit and self._exchange:
             kind, payload = CLAIM, await claims.store(payload)
         machine.sent()  # Before it is: its credit may come while the bus still holds us up.
-        await self._send(kind, payload)
+        if self._bundles is not None and self._exchange and kind == DATA and self._message.reply:
+            await self._bundles.add(self._message.reply, payload)
+        else:
+            await self._send(kind, payload)
 
     async def _beat(self) -> None:
         while True:
@@ -183,15 +190,21 @@ class Handling:
             self._after_control()
             # Asked for as a request, so that the bus says when the caller's inbox is gone.
             try:
+                await self._flush()
                 await self._bus.transport.publish(
                     f"{self._message.reply}.{HEARTBEAT}", payload, reply=self._control
                 )
             except BusError as error:
                 log.warning("a heartbeat was not sent: %s", error)
 
+    async def _flush(self) -> None:
+        if self._bundles is not None:
+            await self._bundles.flush()
+
     async def _send(self, kind: str, payload: bytes) -> None:
         reply = self._message.reply
         if reply is not None:
+            await self._flush()
             subject = f"{reply}.{kind}" if self._exchange else reply
             await self._bus.transport.publish(subject, payload)
 

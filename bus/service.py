@@ -9,6 +9,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from ..schemas import AylluError, EngineDead, Operation, Overloaded, Unavailable, operations_of
+from .bundles import Bundles
 from .bus import Bus
 from .handling import Handling
 from .subjects import encode_token
@@ -84,6 +85,7 @@ class Service:
         self._tasks: TaskGroup | None = None
         self._next = 0
         self._control = bus.transport.inbox()
+        self._bundles = Bundles(bus.transport)
 
     @property
     def running_count(self) -> int:
@@ -118,21 +120,27 @@ class Service:
     async def _host(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Own the tasks of all requests; they outlive the cancellation of `run` for the grace time."""
         with anyio.CancelScope(shield=True):
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                task_status.started()
-                await self._stopping.wait()
-                with anyio.move_on_after(GRACE_SECONDS):
-                    while self._running:
-                        self._idle = anyio.Event()
-                        await self._idle.wait()
-                self._stop_all(Unavailable("the actor is shutting down"))
+            async with anyio.create_task_group() as sending:
+                await sending.start(self._bundles.run)
+                await self._host_requests(task_status)
+                sending.cancel_scope.cancel()
+
+    async def _host_requests(self, task_status: TaskStatus[None]) -> None:
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            task_status.started()
+            await self._stopping.wait()
+            with anyio.move_on_after(GRACE_SECONDS):
+                while self._running:
+                    self._idle = anyio.Event()
+                    await self._idle.wait()
+            self._stop_all(Unavailable("the actor is shutting down"))
 
     def _on_request(self, message: Message) -> None:
         operation = self._operations[message.subject]
         self._next += 1
         name = f"{self._next:x}"
-        handling = Handling(self.bus, operation, message, f"{self._control}.{name}")
+        handling = Handling(self.bus, operation, message, f"{self._control}.{name}", self._bundles)
         if self._tasks is None or self._stopping.is_set():
             handling.stop(Unavailable("the actor is shutting down"))
         elif len(self._running) >= MAX_RUNNING:

@@ -24,9 +24,9 @@ _REQUEST_HEADERS: Json = {
     "type": "object",
     "properties": {
         "Ayllu-Exchange": {
-            "const": "1",
-            "description": "Answer with the frames of the exchange; without it, a plain NATS request gets one reply, "
-            "and a stream sends each event as one message and then an empty one.",
+            "enum": ["1", "2"],
+            "description": "Answer with the frames of the exchange, with 2 also in bundles; without it, a plain NATS "
+            "request gets one reply, and a stream sends each event as one message and then an empty one.",
         },
         "Ayllu-Timeout": {"type": "string", "description": "The deadline, in seconds from now."},
         "Ayllu-Claim": {
@@ -58,7 +58,9 @@ def asyncapi_document(operations: Mapping[str, Operation]) -> Json:
     schemas = Schemas([*(operation.input for operation in table), *outputs, ErrorInfo])
     channels: Json = {"exchange": _exchange(), "control": _control()}
     described: Json = {
-        "exchange": _action("send", "exchange", ["accept", "data", "claim", "heartbeat", "end"]),
+        "exchange": _action(
+            "send", "exchange", ["accept", "data", "bundle", "claim", "heartbeat", "end"]
+        ),
         "control": _action("receive", "control", ["cancel", "credit"]),
     }
     for operation in table:
@@ -149,8 +151,8 @@ def _exchange() -> Json:
         "parameters": {
             "inbox": {"description": "The reply subject of the request."},
             "kind": {
-                "enum": ["a", "d", "c", "h", "e"],
-                "description": "Accept, data, claim, heartbeat, end.",
+                "enum": ["a", "d", "c", "h", "e", "b"],
+                "description": "Accept, data, claim, heartbeat, end, bundle.",
             },
         },
         "messages": {
@@ -159,6 +161,11 @@ def _exchange() -> Json:
                 "payload": _object({"control": control}),
             },
             "data": {"summary": "`d`: one event, item or reply.", "payload": {}},
+            "bundle": {
+                "summary": "`b`: data frames of several calls, one line each: the call's name, a space, the event. Its "
+                "inbox ends in `.0`.",
+                "payload": {"type": "string"},
+            },
             "claim": {
                 "summary": "`c`: a reference to an event that is too large for a message, in the object store.",
                 "payload": {"type": "object"},

@@ -334,6 +334,51 @@ async def test_the_work_of_a_caller_that_is_gone_is_cancelled(open_bus: OpenBus)
         await actor.idle.wait()
 
 
+@pytest.mark.requirement("exchange-bundles")
+async def test_streams_at_once_share_messages_and_keep_their_order(open_bus: OpenBus) -> None:
+    bundles = 0
+
+    def look(message: Message) -> None:
+        nonlocal bundles
+        bundles += message.subject.endswith(".0.b")
+
+    async with serving(open_bus) as (bus, shapes, _actor):
+
+        async def follow() -> None:
+            stream = shapes.stream_count(CountRequest(to=200))
+            assert [number.value async for number in stream] == list(range(200))
+            assert decode(stream.result or b"", Numbers) == Numbers(values=list(range(200)))
+
+        async with bus.transport.subscribe("_INBOX.>", look), anyio.create_task_group() as tasks:
+            for _ in range(16):
+                tasks.start_soon(follow)
+        assert bundles > 0
+
+
+@pytest.mark.requirement("exchange-bundles")
+async def test_a_caller_that_knows_no_bundles_gets_none(open_bus: OpenBus) -> None:
+    kinds: list[str] = []
+    ended = anyio.Event()
+
+    def take(message: Message) -> None:
+        kinds.append(message.subject.rpartition(".")[2])
+        if kinds.count("e") == 3:
+            ended.set()
+
+    async with serving(open_bus) as (bus, _shapes, _actor):
+        inbox = bus.transport.inbox()
+        async with bus.transport.subscribe(f"{inbox}.*.*", take):
+            for number in (1, 2, 3):
+                await bus.transport.publish(
+                    "ayllu.v1.op.shapes.count.stream",
+                    b'{"to": 20}',
+                    reply=f"{inbox}.{number}",
+                    headers={EXCHANGE_HEADER: "1"},
+                )
+            await ended.wait()
+    assert set(kinds) <= {"a", "d", "h", "e"}
+
+
 @pytest.mark.requirement("no-leaks")
 async def test_many_streams_with_random_cancels_leave_nothing(open_bus: OpenBus) -> None:
     async with serving(open_bus) as (bus, shapes, actor):

@@ -318,8 +318,11 @@ async def test_an_entry_of_a_batch_goes_after_its_time(running: Running) -> None
         )
         one, other = f"{running.root}.a", f"{running.root}.b"
         await storage.streams.append_batch([NewEntry(one, b"1", "1"), NewEntry(other, b"2", "2")])
-        assert 4 == await storage.streams.append_batch(
-            [NewEntry(one, b"", "3", ttl=1), NewEntry(other, b"", "4", ttl=1)], expected_last=2
+        assert (
+            await storage.streams.append_batch(
+                [NewEntry(one, b"", "3", ttl=1), NewEntry(other, b"", "4", ttl=1)], expected_last=2
+            )
+            == 4
         )
         await storage.streams.append_batch([NewEntry(other, b"5", "5")])
         with anyio.fail_after(10):

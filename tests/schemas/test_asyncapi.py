@@ -152,7 +152,7 @@ def test_a_list_ends_in_the_count_of_its_items(name: str) -> None:
 @pytest.mark.requirement("asyncapi-exchange")
 def test_the_frames_of_the_exchange_are_described() -> None:
     exchange, control = DOCUMENT["channels"]["exchange"], DOCUMENT["channels"]["control"]
-    assert set(exchange["messages"]) == {"accept", "data", "claim", "heartbeat", "end"}
+    assert set(exchange["messages"]) == {"accept", "data", "bundle", "claim", "heartbeat", "end"}
     assert set(control["messages"]) == {"cancel", "credit"}
     end = exchange["messages"]["end"]["payload"]
     assert (set(end["properties"]), end["required"]) == (
