@@ -238,17 +238,14 @@ class Columns:
         return found
 
     def _rows(self, key: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
-        column, chosen = self._columns.get(key), slice(None)
-        if column is None:
-            code = self._keys.known(key)
-            if code is None or self._shared.keys is None:
-                return None
-            column, chosen = self._shared, np.flatnonzero(self._shared.keys.values == code)
-        return (
-            column.docs.values[chosen],
-            column.kinds.values[chosen],
-            column.values.values[chosen],
-        )
+        column = self._columns.get(key)
+        if column is not None:
+            return column.docs.values, column.kinds.values, column.values.values
+        code, shared = self._keys.known(key), self._shared
+        if code is None or shared.keys is None:
+            return None
+        chosen = np.flatnonzero(shared.keys.values == code)
+        return shared.docs.values[chosen], shared.kinds.values[chosen], shared.values.values[chosen]
 
     def _same(self, kinds: NDArray[Any], values: NDArray[Any], wanted: tuple[Scalar, ...]) -> Mask:
         """Return the rows whose value is among some."""
@@ -281,7 +278,9 @@ class Columns:
             return hits
         limit = number(bound)
         integers = (kinds == INTEGER) & _integers_in_order(values, limit, order)
-        return integers | ((kinds == FLOAT) & _floats_in_order(values, limit, order))
+        floats = (kinds == FLOAT) & _floats_in_order(values, limit, order)
+        found: Mask = integers | floats
+        return found
 
 
 def _integers_in_order(values: NDArray[Any], bound: float, order: np.ufunc) -> Mask:
@@ -303,8 +302,9 @@ def _floats_in_order(values: NDArray[Any], bound: float, order: np.ufunc) -> Mas
     nearest = float(bound)
     # No floating-point number lies between an integer and the one nearest to it.
     beyond = nearest < bound if order is np.less else nearest > bound
-    widened = {np.less: np.less_equal, np.greater: np.greater_equal}[order] if beyond else order
-    hits: Mask = widened(values.view(np.float64), nearest)
+    if beyond:
+        order = np.less_equal if order is np.less else np.greater_equal
+    hits: Mask = order(values.view(np.float64), nearest)
     return hits
 
 

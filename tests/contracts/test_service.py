@@ -347,6 +347,7 @@ async def test_streams_at_once_share_messages_and_keep_their_order(open_bus: Ope
         async def follow() -> None:
             stream = shapes.stream_count(CountRequest(to=200))
             assert [number.value async for number in stream] == list(range(200))
+            assert isinstance(stream, EventStream)
             assert decode(stream.result or b"", Numbers) == Numbers(values=list(range(200)))
 
         async with bus.transport.subscribe("_INBOX.>", look), anyio.create_task_group() as tasks:

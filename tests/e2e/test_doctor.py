@@ -98,7 +98,8 @@ def test_a_deployment_that_is_well(tmp_path: Path) -> None:
         status, found = doctor("--url", up.url, "--data-dir", str(up.data_dir))
         assert status == 0, found
         assert found["gateway"][0] == "ok"
-        assert found["models on the bus"] == ("ok", "count, echo, stall", "")
+        served = ("ok", "all-minilm-l6-v2, count, echo, stall", "")
+        assert found["models on the bus"] == served
         password = up.bus_url.partition("@")[0].rpartition(":")[2]
         assert password not in repr(found)
     status, found = doctor("--data-dir", str(up.data_dir))

@@ -44,7 +44,8 @@ class HashEmbedder:
             for word in words:
                 found[number] += vector_of(word, self.dimension)
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        return found / np.maximum(lengths, 1e-12)
+        normalised: NDArray[np.float32] = found / np.maximum(lengths, 1e-12)
+        return normalised
 
     async def __aenter__(self) -> Self:
         return self

@@ -26,7 +26,9 @@ def clustered(
     found = centres[random.integers(len(centres), size=count)] + 0.4 * random.normal(
         size=(count, dimension)
     )
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    normalised: NDArray[np.float32] = (found / lengths).astype(np.float32)
+    return normalised
 
 
 class Oracle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio
 
 UUIDS = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3)
 WORDS = st.sampled_from(["apple", "pear", "plum", "fig"])
-CHANGES = st.one_of(
+CHANGES: st.SearchStrategy[tuple[str, str, list[str], str]] = st.one_of(
     st.tuples(st.sampled_from(["insert", "update"]), st.sampled_from("xy"), UUIDS, WORDS),
     st.tuples(st.just("delete"), st.sampled_from("xy"), UUIDS, st.just("")),
     st.tuples(st.sampled_from(["create", "drop"]), st.sampled_from("xy"), UUIDS, WORDS),
@@ -195,9 +195,8 @@ def flip(data: bytes) -> bytes:
 )
 @pytest.mark.parametrize("name", ["*.sqlite", "*.graph", "manifest.json"])
 async def test_a_damaged_snapshot_is_noticed_and_made_anew(
-    tmp_path: Path, name: str, damage: object
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    assert callable(damage)
     async with local_bus() as bus:
         async with running_memory(bus, tmp_path) as memory:
             await memory.banks.create("x", "x", documents(f"d{n}" for n in range(200)))
