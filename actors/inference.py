@@ -82,25 +82,21 @@ class InferenceActor(Inference):
         """Continue a text."""
         return await self._completed(request, self._completion_prompt(request))
 
-    async def stream_completion(
+    def stream_completion(
         self, request: CompletionRequest
     ) -> AsyncGenerator[CompletionResponseStreamChunk, None]:
         """Continue a text, token by token."""
-        async with aclosing(self._text(request, self._completion_prompt(request))) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return self._text(request, self._completion_prompt(request))
 
     async def chat_completion(self, request: ChatCompletionRequest) -> ChatCompletionResponse:
         """Answer a dialog."""
         return await self._answered(request, *self._chat_prompt(request))
 
-    async def stream_chat_completion(
+    def stream_chat_completion(
         self, request: ChatCompletionRequest
     ) -> AsyncGenerator[ChatCompletionResponseStreamChunk, None]:
         """Answer a dialog, token by token; each tool call comes whole in a chunk of its own."""
-        async with aclosing(self._chat(request, *self._chat_prompt(request))) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return self._chat(request, *self._chat_prompt(request))
 
     async def batch_completion(
         self, request: BatchCompletionRequest
@@ -202,7 +198,8 @@ class InferenceActor(Inference):
         tokens: list[dict[str, Any]] = []  # of text that was not given out yet
         async with self._generate(prompt, generation) as deltas:
             async for delta in deltas:
-                tokens += delta.logprobs or ()
+                if delta.logprobs:
+                    tokens += delta.logprobs
                 found = parser.feed(delta.text)
                 if delta.stop_reason is not None:
                     found += parser.finish()

@@ -30,7 +30,25 @@ BUNDLE_NAME = "0"
 BUNDLED_BYTES = 64 << 10
 """When so much waits, whoever adds to it waits too; larger events go alone."""
 
-Frames = dict[str, list[tuple[str, bytes]]]
+
+class Inbox:
+    """Where a caller hears of one call, ``<prefix>.<name>``.
+
+    Attributes:
+        subject: the inbox.
+        prefix: what all inboxes of that caller share.
+        label: what stands before an event of this call in a bundle.
+    """
+
+    __slots__ = ("label", "prefix", "subject")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.prefix, _, name = subject.rpartition(".")
+        self.label = f"{name} ".encode()
+
+
+Frames = dict[str, list[tuple[Inbox, bytes]]]
 
 
 class Bundles:
@@ -65,29 +83,37 @@ class Bundles:
     async def _publish(self, frames: Frames) -> None:
         for prefix, waiting in frames.items():
             if len(waiting) == 1:
-                name, event = waiting[0]
-                await self._transport.publish(f"{prefix}.{name}.{DATA}", event)
+                inbox, event = waiting[0]
+                await self._transport.publish(f"{inbox.subject}.{DATA}", event)
             else:
-                lines = [b"%b %b" % (name.encode(), event) for name, event in waiting]
+                lines = [inbox.label + event for inbox, event in waiting]
                 await self._transport.publish(f"{prefix}.{BUNDLE_NAME}.{BUNDLE}", b"\n".join(lines))
 
-    async def add(self, reply: str, event: bytes) -> None:
-        """Send an event to an inbox at the end of this turn of the loop.
+    def put(self, inbox: Inbox, event: bytes) -> bool:
+        """Send an event to an inbox at the end of this turn of the loop; false where it must wait, or go alone."""
+        # An event with a line's end is raw JSON of somebody else, and no line.
+        if self._size > self._limit or len(event) > self._limit or b"\n" in event:
+            return False
+        if not self._waiting:
+            self._ready.set()
+        waiting = self._waiting.get(inbox.prefix)
+        if waiting is None:
+            waiting = self._waiting[inbox.prefix] = []
+        waiting.append((inbox, event))
+        self._size += len(event)
+        return True
+
+    async def add(self, inbox: Inbox, event: bytes) -> None:
+        """Send an event to an inbox: at the end of this turn of the loop, or alone and now.
 
         Raises:
             BusError: it went alone, and the bus is gone.
         """
-        if len(event) > self._limit or b"\n" in event:
-            # An event with a line's end is raw JSON of somebody else, and no line.
+        while not self.put(inbox, event):
             await self.flush()
-            await self._transport.publish(f"{reply}.{DATA}", event)
-            return
-        prefix, _, name = reply.rpartition(".")
-        self._waiting.setdefault(prefix, []).append((name, event))
-        self._size += len(event)
-        self._ready.set()
-        if self._size > self._limit:
-            await self.flush()
+            if len(event) > self._limit or b"\n" in event:
+                await self._transport.publish(f"{inbox.subject}.{DATA}", event)
+                return
 
     async def flush(self) -> None:
         """Wait until what was added is on its way, so that what is sent next comes after it."""

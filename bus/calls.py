@@ -15,7 +15,7 @@ from ..schemas import AylluError, BusError, DeadlineExceeded, InvalidRequest, de
 from ..schemas.tasks import background_tasks
 from .bundles import BUNDLE, BUNDLES, unbundled
 from .context import child_traceparent, current_call, new_traceparent
-from .exchange import ACCEPT, CANCEL, DATA, HEARTBEAT, Accept, Caller, Claimed, Ended, Failed
+from .exchange import ACCEPT, CANCEL, HEARTBEAT, Accept, Caller, Claimed, Ended, Failed
 from .transport import Message, Transport
 
 log = logging.getLogger(__name__)
@@ -115,8 +115,12 @@ class Call:
 
     def receive_event(self, event: bytes, now: float) -> None:
         """Take an event that came in a bundle (called by `Calls`)."""
-        self._machine.receive(DATA, event, now)
-        self._after_change()
+        machine = self._machine
+        machine.receive_event(event, now)
+        if machine.outcome is None:
+            self._arrived.set()
+        else:
+            self._after_change()
 
     def _after_change(self) -> None:
         machine = self._machine

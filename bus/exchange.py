@@ -147,19 +147,28 @@ class Caller:
 
     def receive(self, kind: str, payload: bytes, now: float) -> None:
         """Take a frame."""
+        if kind in (DATA, CLAIM):
+            self.receive_event(payload if kind == DATA else Claimed(payload), now)
+            return
         self._heard = now
         self._suspected = None
-        if kind in (DATA, CLAIM) and self.outcome is None:
-            self._count += 1
-            if len(self.events) > WINDOW:
-                self._fail(BusError("the responder sent more than the window allows"))
-            else:
-                self.events.append(payload if kind == DATA else Claimed(payload))
-        elif kind == ACCEPT or self.outcome is None:
+        if kind == ACCEPT or self.outcome is None:
             try:
                 self._receive_other(kind, payload)
             except InvalidRequest as error:
                 self._fail(BusError(f"the responder sent a frame that is not one: {error.message}"))
+
+    def receive_event(self, event: bytes | Claimed, now: float) -> None:
+        """Take the event of a data frame."""
+        self._heard = now
+        self._suspected = None
+        if self.outcome is not None:
+            return
+        self._count += 1
+        if len(self.events) > WINDOW:
+            self._fail(BusError("the responder sent more than the window allows"))
+        else:
+            self.events.append(event)
 
     def _receive_other(self, kind: str, payload: bytes) -> None:
         if kind == ACCEPT:

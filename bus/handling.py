@@ -20,7 +20,7 @@ from ..schemas import (
     Operation,
     encode,
 )
-from .bundles import BUNDLES, Bundles
+from .bundles import BUNDLES, Bundles, Inbox
 from .bus import Bus
 from .calls import CLAIM_HEADER, EXCHANGE_HEADER, TIMEOUT_HEADER, TRACE_HEADER
 from .context import CallContext, current_call, new_traceparent
@@ -60,7 +60,10 @@ class Handling:
         self._message = message
         self._headers = message.headers or {}
         self._exchange = EXCHANGE_HEADER in self._headers and message.reply is not None
-        self._bundles = bundles if self._headers.get(EXCHANGE_HEADER) == BUNDLES else None
+        self._inbox = Inbox(message.reply or "")
+        self._bundles = (
+            bundles if self._exchange and self._headers[EXCHANGE_HEADER] == BUNDLES else None
+        )
         self._control = control
         self._machine = Responder()
         self._scope = anyio.CancelScope()
@@ -156,10 +159,12 @@ class Handling:
     async def _stream(self, events: AsyncIterator[Any]) -> bytes | None:
         assemble = self.operation.assemble
         kept: list[Any] = []
-        encoder = msgspec.json.Encoder()
+        encode_event = msgspec.json.Encoder().encode
         try:
             async for event in events:
-                await self._data(encoder.encode(event))
+                payload = encode_event(event)
+                if not self._bundled(payload):
+                    await self._data(payload)
                 if assemble is not None:
                     kept.append(event)
         finally:
@@ -167,6 +172,14 @@ class Handling:
             if isinstance(events, AsyncGenerator):
                 await events.aclose()
         return None if assemble is None else encode(assemble(kept))
+
+    def _bundled(self, payload: bytes) -> bool:
+        """Send an event with others of this turn where nothing stands in its way; the usual case, without a coroutine."""
+        machine, bundles = self._machine, self._bundles
+        if bundles is None or not machine.may_send or not bundles.put(self._inbox, payload):
+            return False
+        machine.sent()
+        return True
 
     async def _data(self, payload: bytes) -> None:
         machine = self._machine
@@ -178,8 +191,8 @@ class Handling:
         if claims is not None and len(payload) > claims.limit and self._exchange:
             kind, payload = CLAIM, await claims.store(payload)
         machine.sent()  # Before it is: its credit may come while the bus still holds us up.
-        if self._bundles is not None and self._exchange and kind == DATA and self._message.reply:
-            await self._bundles.add(self._message.reply, payload)
+        if self._bundles is not None and kind == DATA:
+            await self._bundles.add(self._inbox, payload)
         else:
             await self._send(kind, payload)
 

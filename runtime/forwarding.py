@@ -12,25 +12,31 @@ from ..schemas import AylluError, BusError, Operation
 from .metrics import Metrics
 from .observing import CallRecord
 
-_RAW = msgspec.json.Decoder(msgspec.Raw)
+_RAW_VALUES = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def checked(data: bytes) -> bytes:
-    """Return what an actor sent if it is JSON text of one line; anybody on the bus may be an actor.
+def checked(events: list[bytes]) -> list[bytes]:
+    """Return what an actor sent, each event as JSON text of one line; anybody on the bus may be an actor.
+
+    They are read together, as the elements of one array, which costs half of reading each: what comes back are the values
+    of that array, so that nothing but JSON is spliced into a frame, whatever was sent.
 
     Raises:
-        BusError: it is not; nothing of it may be spliced into a frame.
+        BusError: they are not JSON, or not one value each.
     """
+    text = b",".join(events)
     try:
-        _RAW.decode(data)
-        if not data.isascii():
-            data.decode()
+        values = _RAW_VALUES.decode(b"[%b]" % text)
+        if not text.isascii():
+            text.decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BusError("the actor sent what is not JSON", retryable=False) from error
-    # Line breaks stand between JSON's tokens only: in its texts they are escaped.
-    return (
-        data.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in data or b"\r" in data else data
-    )
+    if len(values) != len(events):
+        raise BusError("the actor sent what is not one JSON value", retryable=False)
+    if b"\n" in text or b"\r" in text:
+        # Line breaks stand between JSON's tokens only: in its texts they are escaped.
+        return [bytes(value).replace(b"\n", b" ").replace(b"\r", b" ") for value in values]
+    return [bytes(value) for value in values]
 
 
 class ForwardedCall:
@@ -44,7 +50,7 @@ class ForwardedCall:
     def result(self) -> bytes | None:
         """The assembled reply of a stream, once `take` has returned nothing."""
         result = self._call.result
-        return None if result is None else checked(result)
+        return None if result is None else checked([result])[0]
 
     async def take(self) -> list[bytes]:
         """Return all events that wait, at least one; nothing when the call has ended well. Cancel-safe.
@@ -53,7 +59,7 @@ class ForwardedCall:
             AylluError: the call ended in an error, or the actor sent what is not JSON.
         """
         try:
-            events = [checked(event) for event in await self._call.take()]
+            events = checked(await self._call.take())
         except AylluError as error:
             self._record.failed(error)
             raise

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 
 import anyio
 
@@ -90,9 +90,26 @@ class ScriptedEngine:
         async with self._free:
             with self._counted():
                 self.prompts.append((prompt, generation))
-                async with aclosing(self._play(prompt, generation)) as deltas:
-                    async for delta in deltas:
-                        yield delta
+                length, said = _length(prompt), 0
+                room = self.context - length
+                most = min(generation.max_tokens or room, room)
+                reason = StopReason.finished_ok
+                for step in self._script(prompt, generation):
+                    # Cheaper than anyio's checkpoint, which would show in benchmarks of what is around the engine.
+                    await asyncio.sleep(0)
+                    self._raise_if_dead()
+                    if isinstance(step, anyio.Event | AylluError):
+                        await self._stop_at(step)
+                        continue
+                    if isinstance(step, Delta) and step.stop_reason is not None:
+                        yield step
+                        return
+                    if said == most:
+                        reason = StopReason.max_tokens
+                        break
+                    said += 1
+                    yield _token(step, generation) if isinstance(step, str) else step
+                yield Delta(stop_reason=reason, prompt_tokens=length, completion_tokens=said)
 
     def _check(self, prompt: Prompt, generation: Generation) -> None:
         if generation.logprobs and "logprobs" not in self.capabilities:
@@ -128,31 +145,13 @@ class ScriptedEngine:
         if not self._open:
             raise EngineDead("the scripted engine is dead")
 
-    async def _play(self, prompt: Prompt, generation: Generation) -> AsyncGenerator[Delta, None]:
-        length, said = _length(prompt), 0
-        room = self.context - length
-        most = min(generation.max_tokens or room, room)
-        reason = StopReason.finished_ok
-        for step in self._script(prompt, generation):
-            # Cheaper than anyio's checkpoint, which would show in benchmarks of what is around the engine.
-            await asyncio.sleep(0)
-            self._raise_if_dead()
-            if isinstance(step, anyio.Event):
-                await self._pass(step)
-                continue
-            if isinstance(step, AylluError):
-                if isinstance(step, EngineDead):
-                    self.die()
-                raise step
-            if isinstance(step, Delta) and step.stop_reason is not None:
-                yield step
-                return
-            if said == most:
-                reason = StopReason.max_tokens
-                break
-            said += 1
-            yield _token(step, generation) if isinstance(step, str) else step
-        yield Delta(stop_reason=reason, prompt_tokens=length, completion_tokens=said)
+    async def _stop_at(self, step: anyio.Event | AylluError) -> None:
+        if isinstance(step, anyio.Event):
+            await self._pass(step)
+            return
+        if isinstance(step, EngineDead):
+            self.die()
+        raise step
 
     async def _pass(self, gate: anyio.Event) -> None:
         """Wait at a gate, or for the death of the engine."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ayllu.bus.bundles import BUNDLED_BYTES, Bundles, unbundled
+from ayllu.bus.bundles import BUNDLED_BYTES, Bundles, Inbox, unbundled
 from ayllu.bus.local import LocalTransport
 from ayllu.bus.transport import Message
 from ayllu.schemas import BusError
@@ -54,14 +54,14 @@ async def wire() -> AsyncIterator[Wire]:
 async def test_events_of_one_turn_share_a_message() -> None:
     async with wire() as bus:
         for name in ("1", "2", "3"):
-            await bus.bundles.add(f"p.{name}", b'{"n":%s}' % name.encode())
+            await bus.bundles.add(Inbox(f"p.{name}"), b'{"n":%s}' % name.encode())
         await bus.bundles.flush()
         assert bus.messages == [("p.0.b", b'1 {"n":1}\n2 {"n":2}\n3 {"n":3}')]
 
 
 async def test_a_single_event_goes_as_ever() -> None:
     async with wire() as bus:
-        await bus.bundles.add("p.1", b"{}")
+        await bus.bundles.add(Inbox("p.1"), b"{}")
         await bus.bundles.flush()
         assert bus.messages == [("p.1.d", b"{}")]
 
@@ -70,7 +70,7 @@ async def test_what_cannot_be_a_line_or_is_large_goes_alone_and_in_order() -> No
     large = b"x" * (BUNDLED_BYTES + 1)
     async with wire() as bus:
         for event in (b"1", b"2", b"a\nb", b"3", large, b"4"):
-            await bus.bundles.add("p.1", event)
+            await bus.bundles.add(Inbox("p.1"), event)
         await bus.bundles.flush()
         assert [payload for _, _, payload in bus.frames()] == [
             b"1",
@@ -85,7 +85,7 @@ async def test_what_cannot_be_a_line_or_is_large_goes_alone_and_in_order() -> No
 async def test_no_message_is_larger_than_the_bus_takes() -> None:
     async with wire() as bus:
         for number in range(400):
-            await bus.bundles.add(f"p.{number + 1}", b"y" * 10_000)
+            await bus.bundles.add(Inbox(f"p.{number + 1}"), b"y" * 10_000)
         await bus.bundles.flush()
         assert len(bus.frames()) == 400
         assert max(len(payload) for _, payload in bus.messages) < 2 * BUNDLED_BYTES
@@ -93,8 +93,8 @@ async def test_no_message_is_larger_than_the_bus_takes() -> None:
 
 async def test_whoever_is_cancelled_while_waiting_loses_nobody_s_frames() -> None:
     async with wire() as bus:
-        await bus.bundles.add("p.1", b"mine")
-        await bus.bundles.add("p.2", b"another's")
+        await bus.bundles.add(Inbox("p.1"), b"mine")
+        await bus.bundles.add(Inbox("p.2"), b"another's")
         with anyio.CancelScope() as scope:
             scope.cancel()
             await bus.bundles.flush()
@@ -111,7 +111,7 @@ async def test_a_bus_that_fails_stops_nothing() -> None:
     async with anyio.create_task_group() as tasks:
         await tasks.start(bundles.run)
         for _ in range(3):
-            await bundles.add("p.1", b"1")
+            await bundles.add(Inbox("p.1"), b"1")
             with anyio.fail_after(5):
                 await bundles.flush()
         tasks.cancel_scope.cancel()
@@ -136,9 +136,9 @@ async def test_each_call_s_frames_stay_in_order(scripts: list[list[tuple[str, in
             for number, (step, turns) in enumerate(script):
                 payload = b"%d" % number
                 if step == "event":
-                    await bus.bundles.add(f"p.{name}", payload)
+                    await bus.bundles.add(Inbox(f"p.{name}"), payload)
                 elif step == "lines":
-                    await bus.bundles.add(f"p.{name}", payload + b"\n")
+                    await bus.bundles.add(Inbox(f"p.{name}"), payload + b"\n")
                 elif step == "control":
                     await bus.bundles.flush()
                     await bus.transport.publish(f"p.{name}.h", payload)

@@ -210,7 +210,7 @@ async def test_a_wrong_request_is_refused_before_it_is_sent() -> None:
 
 
 @pytest.mark.requirement("foreign-bytes-checked")
-@pytest.mark.parametrize("data", [b'{"a":\xff\xfe}', b'}],"x":[{', b""])
+@pytest.mark.parametrize("data", [b'{"a":\xff\xfe}', b'}],"x":[{', b"", b"1,2", b"1],[2"])
 async def test_what_is_no_json_from_an_actor_fails_its_call_alone(data: bytes) -> None:
     async with running_gateway() as gateway:
 
@@ -238,7 +238,14 @@ async def test_what_is_no_json_from_an_actor_fails_its_call_alone(data: bytes) -
 
 
 async def test_json_of_several_lines_is_forwarded_as_one() -> None:
-    assert checked(b'{\n"a": "b\\n"\r\n}') == b'{ "a": "b\\n"  }'
+    assert checked([b'{\n"a": "b\\n"\r\n}', b"1"]) == [b'{ "a": "b\\n"  }', b"1"]
+
+
+@pytest.mark.requirement("foreign-bytes-checked")
+async def test_events_that_are_json_only_together_come_back_as_values() -> None:
+    assert checked([b"1,2", b'"a', b'b"']) == [b"1", b"2", b'"a,b"']
+    with pytest.raises(BusError):
+        checked([b'"a', b'b"'])
 
 
 @pytest.mark.requirement("models-listed")
