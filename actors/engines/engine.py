@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from ...schemas import SamplingParams, StopReason
 
 Capability = Literal["json_schema", "logprobs", "images", "continuation"]
@@ -48,8 +50,7 @@ class Generation:
     json_schema: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """A piece of text. The last one has the stop reason and the counts of tokens (and often no text).
 
     Attributes:
