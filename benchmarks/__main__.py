@@ -15,7 +15,7 @@ import msgspec
 
 from ayllu.bus.server import embedded_server
 
-from . import idle, machine, model, startup, streams, vectors
+from . import idle, machine, model, startup, streams, unread, vectors
 from .topology import SCRIPTED, Place
 
 PAIRS = 7
@@ -47,6 +47,10 @@ def _idle(place: Place, quick: Quick) -> Awaitable[Result]:
     return idle.measure_idle(place, (10, 20) if quick.tiny else idle.STEPS)
 
 
+def _unread(place: Place, quick: Quick) -> Awaitable[Result]:
+    return unread.measure_unread(place, quick.pairs, 2 if quick.tiny else unread.CLIENTS)
+
+
 def _vectors(place: Place, quick: Quick) -> Awaitable[Result]:
     return vectors.measure_vectors(place, quick.pairs, 5_000 if quick.tiny else 100_000)
 
@@ -63,6 +67,7 @@ SCENARIOS: dict[
     "streams-32": ("32 streams of 128 scripted tokens", _streams(32), streams.rows),
     "model": ("8 chats with the real model", _model, model.rows),
     "vectors": ("search in 100,000 vectors of 384 numbers", _vectors, vectors.rows),
+    "unread": ("50 clients that never read beside 50 that do", _unread, unread.rows),
     "idle": ("idle websockets", _idle, idle.rows),
     "startup": ("start-up", _startup, startup.rows),
 }

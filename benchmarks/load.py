@@ -37,12 +37,14 @@ class Heard(msgspec.Struct):
         events: how many events came, the last one of each stream included.
         frames: in how many frames.
         first: seconds from request to first event, of each stream.
+        whole: seconds from request to response, of each stream.
     """
 
     seconds: float = 0.0
     events: int = 0
     frames: int = 0
     first: list[float] = []
+    whole: list[float] = []
 
 
 class Client:
@@ -83,6 +85,7 @@ async def _stream(connection: ClientConnection, request: str, heard: Heard) -> N
         frames += 1
     if '"error":' in frame:
         raise RuntimeError(f"a stream ended in an error: {frame}")
+    heard.whole.append(time.perf_counter() - sent)
     heard.events += events
     heard.frames += frames
 

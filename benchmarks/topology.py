@@ -52,10 +52,10 @@ class Place(msgspec.Struct):
         """Return the log file of a process."""
         return self.folder / f"{name}.log"
 
-    def config(self, text: str) -> Path:
+    def config(self, text: str, limits: str = LIMITS) -> Path:
         """Write a configuration."""
-        file = self.folder / f"{abs(hash(text)):x}.toml"
-        file.write_text(text + LIMITS)
+        file = self.folder / f"{abs(hash(text + limits)):x}.toml"
+        file.write_text(text + limits)
         return file
 
 
@@ -72,7 +72,11 @@ async def inference(
 
 @asynccontextmanager
 async def gateway(
-    place: Place, *, program: Sequence[str] | None = None, models: str = SCRIPTED
+    place: Place,
+    *,
+    program: Sequence[str] | None = None,
+    models: str = SCRIPTED,
+    limits: str = LIMITS,
 ) -> AsyncIterator[tuple[Child, str]]:
     """Run ``ayllu worker gateway``; also gives the address of its websocket."""
     with open_listener("127.0.0.1", 0) as listener:
@@ -82,7 +86,7 @@ async def gateway(
             "worker",
             "gateway",
             "--config",
-            str(place.config(models)),
+            str(place.config(models, limits)),
             "--listen-fd",
             str(fd),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from .answers import error_response
 from .auth import Caller, caller_of, host_allowed, origin_allowed, presented_token
 from .config import GatewayConfig
 from .limits import CallRate, CallSlots
+from .metrics import UNKNOWN, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +62,11 @@ class Gate:
         presented = presented_token(authorization, scope.get("subprotocols", ()))
         return caller_of(self._tokens, presented, self._now())
 
-    def expired(self, caller: Caller) -> bool:
-        """Tell whether a caller's token is no longer valid."""
-        return caller.expired(self._now())
+    def seconds_left(self, caller: Caller) -> float:
+        """Return for how long a caller's token is still valid."""
+        if caller.expires is None:
+            return math.inf
+        return (caller.expires - self._now()).total_seconds()
 
     @contextmanager
     def admit(self, caller: Caller, operation: Operation) -> Iterator[None]:
@@ -83,8 +87,9 @@ class Gate:
 class Door:
     """Turns away what must not come in, before anything of it is read (ASGI)."""
 
-    def __init__(self, app: ASGIApp, config: GatewayConfig) -> None:
+    def __init__(self, app: ASGIApp, config: GatewayConfig, metrics: Metrics) -> None:
         self._config = config
+        self._metrics = metrics
         if config.allowed_origins:
             app = CORSMiddleware(
                 app,
@@ -100,6 +105,7 @@ class Door:
         try:
             self.check(scope)
         except AylluError as error:
+            self._metrics.refused(UNKNOWN, error.code)
             response = error_response(error)
             response.headers["Connection"] = "close"
             await response(scope, receive, send)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
-from socket import socket
+from functools import cached_property, partial
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NOTSENT_LOWAT, socket
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
 
@@ -33,6 +33,9 @@ from .websocket import Connection
 
 log = logging.getLogger(__name__)
 
+UNSENT_BYTES = 64 << 10
+"""How much the kernel takes in for a client that has no room for it. Without a bound it takes megabytes, and a client that does
+not read costs as much as one that does until they are full."""
 MEDIA_TYPES = {"yaml": "application/yaml", "html": "text/html; charset=utf-8"}
 
 
@@ -103,7 +106,7 @@ def build_app(
         ],
         exception_handlers={404: nothing_there, 405: not_allowed, Exception: failed},
     )
-    return Door(app, config)
+    return Door(app, config, metrics)
 
 
 def check_certificate(config: GatewayConfig) -> None:
@@ -155,8 +158,12 @@ async def serve_gateway(
         InvalidRequest: the certificate cannot be used.
     """
     check_certificate(config)
+    if listener.family in (AF_INET, AF_INET6):
+        listener.setsockopt(
+            IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES
+        )  # Its connections inherit it.
     metrics = Metrics(operations)
-    patience = Patience(config, metrics.dropped.inc)
+    patience = Patience(config, metrics.dropped.inc, partial(metrics.refused, UNKNOWN))
     options: dict[str, Any] = {
         "http": http_protocol(patience),
         "ws": websocket_protocol(patience),

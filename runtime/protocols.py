@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from ..schemas import DeadlineExceeded
+from ..schemas import DeadlineExceeded, Unavailable
 from .answers import error_body
 from .config import GatewayConfig
 from .gate import FULL
@@ -36,10 +36,12 @@ class Patience:
     Attributes:
         config: the limits.
         on_drop: is called when a peer is dropped that does not read.
+        on_refusal: is called with the code of the error with which a peer is turned away before it has asked for anything.
     """
 
     config: GatewayConfig
     on_drop: Callable[[], None]
+    on_refusal: Callable[[str], None]
 
 
 class _Connected(Protocol):
@@ -139,6 +141,7 @@ def http_protocol(patience: Patience) -> type[H11Protocol]:
             super().connection_made(transport)
             over = len(self.connections) - config.max_connections
             if over > WAITING_ROOM:
+                patience.on_refusal(Unavailable.code)
                 transport.abort()
                 return
             if over > 0:
@@ -189,6 +192,7 @@ def http_protocol(patience: Patience) -> type[H11Protocol]:
             self._incoming = None
             if self.transport.is_closing():
                 return
+            patience.on_refusal(DeadlineExceeded.code)
             begun = self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
             if begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self.transport.write(_late_answer(config.request_timeout))

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..bus.bus import Bus
-from ..schemas import AylluError, Cancelled, InternalError, Operation, Unauthenticated
+from ..schemas import AylluError, Cancelled, InternalError, Operation
 from ..schemas.proxy import single_reply
 from .auth import Caller
 from .config import GatewayConfig
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "ayllu.v1"
 TOKEN_EXPIRED = 4401
-"""The code with which a connection is closed when a call comes after its token has expired."""
+"""The code with which a connection is closed when its token expires."""
 LIMIT_HEADER = b"ayllu-max-message"
 """Tells a client how large its messages may be: a larger one would close the connection."""
 
@@ -69,11 +69,15 @@ class Connection:
         )
         async with anyio.create_task_group() as calls:
             try:
-                await self._read(calls)
+                with anyio.move_on_after(self._gate.seconds_left(self._caller)) as valid:
+                    await self._read(calls)
             except WebSocketDisconnect:
                 pass
             finally:
                 calls.cancel_scope.cancel()
+        if valid.cancelled_caught:
+            with suppress(WebSocketDisconnect):
+                await self._websocket.close(TOKEN_EXPIRED, "the token has expired")
 
     async def _read(self, calls: TaskGroup) -> None:
         while True:
@@ -109,8 +113,6 @@ class Connection:
             del self._scopes[start.key]
         with suppress(WebSocketDisconnect):
             await self._send(frame or self._session.failure_frame(start.key, error))
-            if isinstance(error, Unauthenticated) and self._gate.expired(self._caller):
-                await self._websocket.close(TOKEN_EXPIRED, "the token has expired")
 
     @contextmanager
     def _admit(self, start: StartCall) -> Iterator[None]:

@@ -44,7 +44,15 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
     assert {"python", "ayllu", "nats-server", "uvloop"} <= report["versions"].keys()
     assert len(report["load_before"]) == len(report["load_after"]) == 3
     results = report["results"]
-    assert list(results) == ["streams-1", "streams-32", "model", "idle", "startup"]
+    assert list(results) == [
+        "streams-1",
+        "streams-32",
+        "model",
+        "vectors",
+        "unread",
+        "idle",
+        "startup",
+    ]
     for name in ("streams-1", "streams-32"):
         for system in ("ayllu", "single", "pipe"):
             for quantity in ("tokens_per_second", "first_token_ms", "gateway_cpu_us_per_token"):

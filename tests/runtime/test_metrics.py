@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.gateway import running_gateway
 from support.nats import killed_and_started
 from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import InvalidStatus
 
 from ayllu.actors.engines.scripted import ScriptedEngine, script_of
 from ayllu.actors.inference import InferenceActor
@@ -112,6 +113,27 @@ async def test_what_clients_send_is_never_a_label() -> None:
         assert not any(
             "evil" in value for name in ("operation", "model") for value in page.labels(name)
         )
+
+
+@pytest.mark.requirement("metrics-calls")
+async def test_what_is_turned_away_at_the_door_is_counted() -> None:
+    config = GatewayConfig(max_connections=2, request_timeout=0.3)
+    async with running_gateway(config=config) as gateway:  # Two connections are ours.
+        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            await gateway.http.get("/livez", headers=headers)
+            await gateway.http.get("/livez")
+        await settled(gateway.http, "ayllu_calls_total", 2, outcome="permission_denied")
+        await settled(gateway.http, "ayllu_calls_total", 0, outcome="unavailable")
+        with pytest.raises(InvalidStatus):
+            async with open_websocket(gateway.websocket_url):
+                pass
+        await settled(gateway.http, "ayllu_calls_total", 1, outcome="unavailable")
+        port = httpx2.URL(gateway.url).port
+        assert port is not None
+        async with await anyio.connect_tcp("127.0.0.1", port) as slow:
+            await slow.send(b"GET /livez HTT")
+            assert b"408" in await slow.receive()
+        await settled(gateway.http, "ayllu_calls_total", 1, outcome="deadline_exceeded")
 
 
 @pytest.mark.requirement("metrics-calls")
