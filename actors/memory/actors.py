@@ -182,7 +182,9 @@ class MemoryBankDocumentsActor(MemoryBankDocuments):
     ) -> list[MemoryBankQueryResult]:
         """Answer queries from what is applied now."""
         searches = await self._prepared(bank, queries)
-        return await self._replica.read(bank, bank.answer, searches)
+        return await bank.queries.answers(
+            searches, lambda all_searches: self._replica.read(bank, bank.answer, all_searches)
+        )
 
     async def _prepared(self, bank: Bank, queries: Sequence[MemoryBankQuery]) -> list[Search]:
         modes = [mode_of(query) for query in queries]

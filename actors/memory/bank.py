@@ -21,11 +21,12 @@ from ...schemas import (
     NotFound,
 )
 from ...schemas.filters import Filter
-from ...schemas.memory import SearchMode
+from ...schemas.memory import MAX_QUERIES, SearchMode
 from .index import BankIndex, IndexedDocument
 from .locks import ReadWriteLock
 from .log import BankSettings, DocumentStored
 from .ranking import any_word, fused
+from .shared import SharedWork
 from .store import Chunk, Store
 
 FUSED_FACTOR, FUSED_LEAST = 4, 50
@@ -90,6 +91,8 @@ class Bank:
         settings: how its documents become vectors.
         store: its tables.
         index: its vectors and metadata, in memory.
+        lock: who may read or write.
+        queries: those that wait are answered together, which costs much less: one hop to a thread, one look at the tables.
         changes: how many entries were applied since its last snapshot.
         dropped: whether it is gone; whoever waited for the lock looks.
     """
@@ -100,6 +103,9 @@ class Bank:
     store: Store
     index: BankIndex
     lock: ReadWriteLock = field(default_factory=ReadWriteLock)
+    queries: SharedWork[Search, MemoryBankQueryResult] = field(
+        default_factory=lambda: SharedWork(MAX_QUERIES)
+    )
     changes: int = 1
     dropped: bool = False
 
@@ -159,14 +165,13 @@ class Bank:
     def _by_vector(self, searches: Sequence[Search]) -> list[Hits]:
         """Return what is near each query's vector; queries alike but for it are looked up together."""
         found: list[Hits] = [[] for _ in searches]
-        alike: dict[tuple[int, bytes], list[int]] = {}
+        alike: dict[tuple[int, Filter | None], list[int]] = {}
         for number, search in enumerate(searches):
             if search.vector is not None:
-                key = (_depth(search), repr(search.query.filter).encode())
-                alike.setdefault(key, []).append(number)
-        for (depth, _), numbers in alike.items():
-            vectors = np.stack([_vector(searches[number]) for number in numbers])
-            labels, scores = self.index.search(vectors, depth, searches[numbers[0]].query.filter)
+                alike.setdefault((_depth(search), search.query.filter), []).append(number)
+        for (depth, wanted), numbers in alike.items():
+            vectors = np.array([searches[number].vector for number in numbers], np.float32)
+            labels, scores = self.index.search(vectors, depth, wanted)
             for number, row, row_scores in zip(
                 numbers, labels.tolist(), scores.tolist(), strict=True
             ):
@@ -246,9 +251,3 @@ def unknown_bank(uuid: str) -> NotFound:
 def _depth(search: Search) -> int:
     k = search.query.k
     return k if search.mode != "hybrid" else max(FUSED_LEAST, FUSED_FACTOR * k)
-
-
-def _vector(search: Search) -> NDArray[np.float32]:
-    if search.vector is None:
-        raise ValueError("a search by vector has one")
-    return search.vector
