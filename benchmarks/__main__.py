@@ -15,7 +15,7 @@ import msgspec
 
 from ayllu.bus.server import embedded_server
 
-from . import idle, machine, model, startup, streams, unread, vectors
+from . import banks, idle, machine, model, retrieval, startup, streams, unread, vectors
 from .topology import SCRIPTED, Place
 
 PAIRS = 7
@@ -55,6 +55,18 @@ def _vectors(place: Place, quick: Quick) -> Awaitable[Result]:
     return vectors.measure_vectors(place, quick.pairs, 5_000 if quick.tiny else 100_000)
 
 
+def _ingest(place: Place, quick: Quick) -> Awaitable[Result]:
+    return banks.measure_ingest(place, quick.pairs, tiny=quick.tiny)
+
+
+def _restart(place: Place, quick: Quick) -> Awaitable[Result]:
+    return banks.measure_restart(place, quick.pairs, 300 if quick.tiny else 20_000)
+
+
+def _retrieval(place: Place, _: Quick) -> Awaitable[Result]:
+    return retrieval.measure_retrieval(place)
+
+
 def _startup(place: Place, quick: Quick) -> Awaitable[Result]:
     models = {"scripted": SCRIPTED} if quick.tiny else None
     return startup.measure_startup(place, min(quick.pairs, START_UPS), models=models)
@@ -67,6 +79,9 @@ SCENARIOS: dict[
     "streams-32": ("32 streams of 128 scripted tokens", _streams(32), streams.rows),
     "model": ("8 chats with the real model", _model, model.rows),
     "vectors": ("search in 100,000 vectors of 384 numbers", _vectors, vectors.rows),
+    "ingest": ("documents into a memory bank", _ingest, banks.ingest_rows),
+    "restart": ("a memory actor with 20,000 documents restarts", _restart, banks.restart_rows),
+    "retrieval": ("how well a memory bank finds", _retrieval, retrieval.rows),
     "unread": ("50 clients that never read beside 50 that do", _unread, unread.rows),
     "idle": ("idle websockets", _idle, idle.rows),
     "startup": ("start-up", _startup, startup.rows),

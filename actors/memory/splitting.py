@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
-from .texts import Text
+from .texts import Kind, Text
 
 SECTION = 16_384
+SPLITTERS = 32
+"""How many splitters are kept: one for each kind of text, size, overlap and tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,21 @@ def split(text: Text, *, size: int, overlap: int, tokenizer: Tokenizer) -> list[
         overlap: the most tokens that a chunk repeats of the one before; less than ``size``.
         tokenizer: of the model that reads the chunks.
     """
-    kind = MarkdownSplitter if text.kind == "markdown" else TextSplitter
-    splitter = kind.from_huggingface_tokenizer(tokenizer, size, overlap=overlap)
+    splitter = _splitter(text.kind, size, overlap, tokenizer)
     return [
         TextChunk(start + offset, part)
         for start, section in sections(text.text)
         for offset, part in splitter.chunk_indices(section)
     ]
+
+
+@lru_cache(SPLITTERS)
+def _splitter(
+    kind: Kind, size: int, overlap: int, tokenizer: Tokenizer
+) -> MarkdownSplitter | TextSplitter:
+    """Return a splitter; making one copies the whole tokenizer, which takes longer than to split a page."""
+    of_kind = MarkdownSplitter if kind == "markdown" else TextSplitter
+    return of_kind.from_huggingface_tokenizer(tokenizer, size, overlap=overlap)
 
 
 def sections(text: str) -> Iterator[tuple[int, str]]:
