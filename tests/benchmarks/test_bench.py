@@ -22,7 +22,7 @@ def run_module(*arguments: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=110,
         env={**os.environ, "PYTHONWARNINGS": "default"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -49,6 +49,9 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
         "streams-32",
         "model",
         "vectors",
+        "ingest",
+        "restart",
+        "retrieval",
         "unread",
         "idle",
         "startup",
@@ -63,6 +66,13 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
             assert_spread(results[name][ratio], 1)
     assert_spread(results["model"]["ratio"], 1)
     assert [step["connections"] for step in results["idle"]["steps"]] == [10, 20]
+    for share in ("100 %", "10 %", "1 %", "0.1 %"):
+        for name in ("index", "actor", "bus", "numpy"):
+            assert results["vectors"][share][name]["recall"][0] > 0.9
+    assert_spread(results["ingest"]["real"]["documents_per_second"], 1)
+    assert_spread(results["restart"]["ready with a snapshot, s"], 1)
+    assert min(results["retrieval"]["ndcg_at_10"].values()) > 0.7
+    assert_spread(results["unread"]["ratio_p99_first_ms"], 1)
     assert_spread(results["startup"]["scripted"], 1)
     assert "ayllu / pipe" in table
 
