@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import mimetypes
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import anyio
 import msgspec
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from ..actors.memory.texts import is_supported
 from ..client import Stack, connect
-from ..schemas import InvalidRequest, MemoryBankDocument, MemoryBankQuery, NotFound, decode, encode
-from ..schemas.memory import MAX_DOCUMENTS
+from ..schemas import Conflict, InvalidRequest, MemoryBankDocument, MemoryBankQuery, decode, encode
+from ..schemas.filters import Filter
+from .bank_files import document_of, find_files
+from .bank_filling import BATCH_BYTES, Documents, Filling, progress_bar
 
-BATCH_BYTES = 512 << 10
-"""How much content goes into one call: less than a gateway takes in one message (1 MiB, base64 included)."""
-BATCH_DOCUMENTS = 64
 PAGE = 100
+SHOWN = 200
+"""How many characters of a chunk people see."""
 TIMEOUT = 600.0
 Action = Callable[[Stack, argparse.Namespace], Coroutine[Any, Any, None]]
 
@@ -49,7 +41,13 @@ async def _list(stack: Stack, options: argparse.Namespace) -> None:  # noqa: ARG
 
 
 async def _create(stack: Stack, options: argparse.Namespace) -> None:
-    files = files_of(options.paths)
+    files = _files(options)
+    await _create_empty(stack, options)
+    if options.paths:
+        await _fill(Filling(stack, options.bank), files)
+
+
+async def _create_empty(stack: Stack, options: argparse.Namespace) -> None:
     await stack.memory_banks.create(
         options.bank,
         options.name or options.bank,
@@ -58,70 +56,73 @@ async def _create(stack: Stack, options: argparse.Namespace) -> None:
         options.chunk_size,
         options.chunk_overlap,
     )
-    await _insert_all(stack, options.bank, (_document(*file) for file in files), len(files))
 
 
 async def _insert(stack: Stack, options: argparse.Namespace) -> None:
-    files = files_of(options.paths)
-    documents = (_document(*file) for file in files)
-    await _insert_all(stack, options.bank, documents, len(files), replace=options.replace)
+    files = _files(options)
+    try:
+        await _fill(Filling(stack, options.bank, replace=options.replace), files)
+    except Conflict as error:
+        if options.replace:
+            raise
+        raise Conflict(f"{error.message}; with --replace they are updated") from error
 
 
-async def _insert_all(
-    stack: Stack,
-    bank: str,
-    documents: Iterable[MemoryBankDocument],
-    total: int | None,
-    *,
-    replace: bool = False,
-) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(bank, total=total)
-        for batch in batches(documents):
-            new, known = batch, list[MemoryBankDocument]()
-            if replace:
-                there = await _known(stack, bank, batch)
-                known = [one for one in batch if one.uuid in there]
-                new = [one for one in batch if one.uuid not in there]
-            if new:
-                await stack.memory_bank.insert(bank, new)
-            if known:
-                await stack.memory_bank.update(bank, known)
-            progress.advance(task, len(batch))
+def _files(options: argparse.Namespace) -> Mapping[str, Path]:
+    found = find_files(options.paths)
+    if left_out := found.left_out():
+        sys.stderr.write(f"{left_out}\n")
+    return found.files
 
 
-async def _known(stack: Stack, bank: str, batch: list[MemoryBankDocument]) -> set[str]:
-    found = set()
-    for document in batch:
-        try:
-            async for one in stack.memory_bank.get(bank, [document.uuid]):
-                found.add(one.uuid)
-        except NotFound:
-            continue
-    return found
+async def _fill(filling: Filling, files: Mapping[str, Path]) -> None:
+    async def documents() -> Documents:
+        for uuid, path in files.items():
+            try:
+                document = await anyio.to_thread.run_sync(document_of, uuid, path)
+            except InvalidRequest as error:
+                filling.refused.append(error.message)
+            else:
+                yield document
+
+    await filling.run(documents(), len(files))
 
 
 async def _query(stack: Stack, options: argparse.Namespace) -> None:
-    fields = {
-        "text": options.text,
-        "mode": options.mode,
-        "filter": msgspec.Raw(options.filter.encode()) if options.filter else None,
-        "min_score": options.min_score,
-        "k": options.k,
-        "include_documents": options.json,
-    }
-    given = {name: value for name, value in fields.items() if value is not None}
-    query = decode(encode(given), MemoryBankQuery)
+    query = _read_query(options)
     async for result in stack.memory_bank.query(options.bank, [query]):
         if options.json:
             sys.stdout.write(encode(result).decode() + "\n")
             continue
         for match in result.matches:
             text = " ".join(match.chunk.split())
-            sys.stdout.write(f"{match.score:.3f}  {match.document_uuid}\n       {text[:200]}\n")
+            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+            sys.stdout.write(f"{match.score:.3f}  {match.document_uuid}\n       {shown}\n")
         if not result.matches:
             sys.stderr.write("nothing was found\n")
+
+
+def _read_query(options: argparse.Namespace) -> MemoryBankQuery:
+    fields = {
+        "text": options.text,
+        "mode": options.mode,
+        "filter": _read_filter(options.filter),
+        "min_score": options.min_score,
+        "k": options.k,
+        "include_documents": options.json,
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    return decode(encode(given), MemoryBankQuery)
+
+
+def _read_filter(text: str | None) -> Filter | None:
+    """Read a filter by itself, so that an error tells a place in it."""
+    if text is None:
+        return None
+    try:
+        return decode(b'{"filter":%b}' % bytes(decode(text, msgspec.Raw)), MemoryBankQuery).filter
+    except InvalidRequest as error:
+        raise InvalidRequest(f"--filter: {error.message}; see docs/memory.md") from error
 
 
 async def _stats(stack: Stack, options: argparse.Namespace) -> None:
@@ -133,15 +134,15 @@ async def _stats(stack: Stack, options: argparse.Namespace) -> None:
 
 async def _export(stack: Stack, options: argparse.Namespace) -> None:
     total = (await stack.memory_bank.stats(options.bank)).documents
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(options.bank, total=total)
+    # On one terminal with the documents, the bar would only be in the way.
+    bar = nullcontext(lambda _: None) if sys.stdout.isatty() else progress_bar(options.bank, total)
+    with bar as advance:
         async for document in all_documents(stack, options.bank):
             sys.stdout.write(encode(document).decode() + "\n")
-            progress.advance(task)
+            advance(1)
 
 
-async def all_documents(stack: Stack, bank: str) -> AsyncIterator[MemoryBankDocument]:
+async def all_documents(stack: Stack, bank: str) -> Documents:
     """Yield all documents of a bank, page by page in the order of their ids."""
     after = ""
     while True:
@@ -154,17 +155,43 @@ async def all_documents(stack: Stack, bank: str) -> AsyncIterator[MemoryBankDocu
 
 
 async def _import(stack: Stack, options: argparse.Namespace) -> None:
-    source = anyio.wrap_file(sys.stdin.buffer)
+    total = None
     if options.file != "-":
-        try:
-            source = await anyio.open_file(options.file, "rb")
-        except OSError as error:
-            raise InvalidRequest(f"{options.file} cannot be read: {error.strerror}") from error
-    async with source:
-        lines = await source.readlines()
-    documents = [_read_line(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    await stack.memory_banks.create(options.bank, options.name or options.bank, [])
-    await _insert_all(stack, options.bank, documents, len(documents))
+        # What is wrong with a file is said before anything is made of it; stdin can be read only once.
+        total = 0
+        async for _ in _read_documents(options.file):
+            total += 1
+    await _create_empty(stack, options)
+    await Filling(stack, options.bank).run(_read_documents(options.file), total)
+
+
+async def _read_documents(file: str) -> Documents:
+    number = 0
+    async for line in _read_lines(file):
+        number += 1
+        if line.strip():
+            try:
+                document = decode(line, MemoryBankDocument)
+            except InvalidRequest as error:
+                raise InvalidRequest(f"line {number}: {error.message}") from error
+            yield document
+
+
+async def _read_lines(file: str) -> AsyncIterator[bytes]:
+    try:
+        with _open(file) as source:
+            # As many at a time as a call takes: no more of a large file is in memory.
+            while lines := await anyio.to_thread.run_sync(
+                source.readlines, BATCH_BYTES, abandon_on_cancel=True
+            ):
+                for line in lines:
+                    yield line
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _open(file: str) -> BinaryIO:
+    return sys.stdin.buffer if file == "-" else Path(file).open("rb")
 
 
 async def _drop(stack: Stack, options: argparse.Namespace) -> None:
@@ -181,77 +208,3 @@ _ACTIONS: dict[str, Action] = {
     "import": _import,
     "drop": _drop,
 }
-
-
-def _read_line(number: int, line: bytes) -> MemoryBankDocument:
-    try:
-        return decode(line, MemoryBankDocument)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"line {number}: {error.message}") from error
-
-
-def files_of(paths: Iterable[Path]) -> list[tuple[str, Path]]:
-    """Return the files below some paths by the ids of their documents: paths relative to the folder that was given.
-
-    Hidden files, and files of a kind that no bank takes, are left out of folders; those are told on stderr.
-
-    Raises:
-        InvalidRequest: there is no such path, a named file is of such a kind, or two files have one id.
-    """
-    found: dict[str, Path] = {}
-    skipped = 0
-    for path in paths:
-        if path.is_file():
-            if not is_supported(mime_type_of(path)):
-                raise InvalidRequest(f"{path} is {mime_type_of(path)}, which no bank takes")
-            candidates = {path.name: path}
-        elif path.is_dir():
-            all_files = {str(one.relative_to(path)): one for one in _visible_files(path)}
-            candidates = {
-                uuid: one for uuid, one in all_files.items() if is_supported(mime_type_of(one))
-            }
-            skipped += len(all_files) - len(candidates)
-        else:
-            raise InvalidRequest(f"there is no file or folder {path}")
-        for uuid, one in candidates.items():
-            if uuid in found:
-                raise InvalidRequest(f"{found[uuid]} and {one} would both be called {uuid!r}")
-            found[uuid] = one
-    if skipped:
-        sys.stderr.write(f"{skipped} files are of kinds that no bank takes, and left out\n")
-    return sorted(found.items())
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.stat().st_size:
-            yield path
-
-
-def mime_type_of(path: Path) -> str:
-    """Return the MIME type that a file's name says."""
-    if path.suffix in (".md", ".markdown"):
-        return "text/markdown"
-    return mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-
-
-def _document(uuid: str, path: Path) -> MemoryBankDocument:
-    return MemoryBankDocument(uuid, path.read_bytes(), {"path": uuid}, mime_type_of(path))
-
-
-def batches(documents: Iterable[MemoryBankDocument]) -> Iterator[list[MemoryBankDocument]]:
-    """Yield documents in batches that fit into a call; a document that does not fit anywhere comes alone."""
-    batch: list[MemoryBankDocument] = []
-    size = 0
-    for document in documents:
-        if batch and (
-            size + len(document.content) > BATCH_BYTES
-            or len(batch) >= min(BATCH_DOCUMENTS, MAX_DOCUMENTS)
-        ):
-            yield batch
-            batch, size = [], 0
-        batch.append(document)
-        size += len(document.content)
-    if batch:
-        yield batch

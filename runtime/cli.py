@@ -16,7 +16,7 @@ import anyio
 from ..bus.lifeline import die_with_parent
 from ..schemas import OPERATIONS, AylluError, InvalidRequest, encode
 from .auth import EVERYTHING
-from .bank_arguments import EXAMPLES as BANK_EXAMPLES
+from .bank_arguments import EXAMPLE as BANK_EXAMPLE
 from .bank_arguments import add_bank_arguments
 from .config import load_config
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS, configure_logs
@@ -30,7 +30,7 @@ EXAMPLES = {
     "worker": "ayllu worker inference --bus nats://10.0.0.1:4222 --config ayllu.toml",
     "chat": 'ayllu chat "Which city is the capital of France?"',
     "call": 'ayllu call models\n  ayllu call completion \'{"model": "smollm2", "content": "Once", "max_tokens": 8}\'',
-    "bank": BANK_EXAMPLES,
+    "bank": BANK_EXAMPLE,
     "spec": "ayllu spec --out spec",
     "token": "ayllu token alice --scopes Inference Models --expires 2027-12-31 >> ayllu.toml",
     "doctor": "ayllu doctor --config ayllu.toml",
@@ -108,8 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     call.add_argument("--url", default=DEFAULT_URL, help="of the gateway (%(default)s)")
 
     bank = _add(commands, "bank", "keep and search documents")
-    bank.add_argument("--url", default=DEFAULT_URL, help="of the gateway (%(default)s)")
-    add_bank_arguments(bank)
+    add_bank_arguments(bank, DEFAULT_URL)
 
     spec = _add(commands, "spec", "write openapi.yaml, openapi.html and asyncapi.yaml")
     spec.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")

@@ -135,8 +135,10 @@ class MemoryBankDocumentsActor(MemoryBankDocuments):
         """Refuse documents that are there, where they should be new, or that are not, where they should be there."""
         known = await self._replica.read(bank, bank.store.known, uuids)
         if new and known:
-            named = _named(uuid for uuid in uuids if uuid in known)
-            raise Conflict(f"the memory bank {bank.uuid!r} already has documents: {named}")
+            raise Conflict(
+                f"the memory bank {bank.uuid!r} already has documents: {_named(known)}",
+                details={"documents": sorted(known)},
+            )
         if not new and len(known) < len(uuids):
             raise _unknown_documents(bank, [uuid for uuid in uuids if uuid not in known])
 
@@ -269,7 +271,10 @@ def _named(uuids: Iterable[str]) -> str:
 
 
 def _unknown_documents(bank: Bank, uuids: Sequence[str]) -> NotFound:
-    return NotFound(f"the memory bank {bank.uuid!r} has no documents: {_named(uuids)}")
+    return NotFound(
+        f"the memory bank {bank.uuid!r} has no documents: {_named(uuids)}",
+        details={"documents": sorted(uuids)},
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ class _Asking(Generic[T]):
         self.sent = False
         self.done = anyio.Event()
         self.answers: list[T] = []
+        self.error: Exception | None = None
 
 
 class SharedQuestion(Generic[T]):
@@ -35,8 +36,11 @@ class SharedQuestion(Generic[T]):
     async def answer(self) -> T:
         """Return an answer that was given to a question sent after this call.
 
+        Where whoever asked was cancelled, another one asks.
+
         Raises:
-            Exception: what asking raised; those who shared it ask again.
+            Exception: what asking raised, for all who shared the question: a bus that is away would let them wait for it
+                one after the other.
         """
         while True:
             asking = self._asking
@@ -44,7 +48,9 @@ class SharedQuestion(Generic[T]):
                 return await self._lead()
             joined = not asking.sent
             await asking.done.wait()
-            # Whoever asked may have failed or been cancelled: then the next one asks.
+            if joined and asking.error is not None:
+                raise asking.error
+            # Whoever asked may have been cancelled: then the next one asks.
             if joined and asking.answers:
                 return asking.answers[0]
 
@@ -55,6 +61,10 @@ class SharedQuestion(Generic[T]):
             await anyio.lowlevel.checkpoint()
             asking.sent = True
             found = await self._ask()
+        except Exception as error:
+            asking.error = error
+            raise
+        else:
             asking.answers.append(found)
             return found
         finally:
@@ -90,7 +100,7 @@ class SharedWork(Generic[Q, T]):
             work: answers all questions of a go, in their order; that of one of those who share it is used.
 
         Raises:
-            Exception: what the work raised; others who shared it ask again.
+            Exception: what the work raised for these questions; no question of others is the reason.
         """
         asked: _Asked[Q, T] = _Asked(questions)
         self._waiting.append(asked)
@@ -107,16 +117,28 @@ class SharedWork(Generic[Q, T]):
                 self._waiting.remove(asked)
 
     async def _go(self, work: Callable[[list[Q]], Awaitable[list[T]]]) -> None:
-        group: list[_Asked[Q, T]] = []
-        questions: list[Q] = []
-        for asked in self._waiting:
-            if group and len(questions) + len(asked.questions) > self._most:
-                break
-            group.append(asked)
-            questions += asked.questions
-        found = iter(await work(questions))
+        group = self._first_who_wait()
+        try:
+            found = await work([question for asked in group for question in asked.questions])
+        except Exception:
+            if len(group) == 1:
+                raise
+            # Anybody's question may be the reason: this one is answered alone, the others ask again.
+            group = group[:1]
+            found = await work(list(group[0].questions))
+        answers = iter(found)
         for asked in group:
-            asked.answers = [next(found) for _ in asked.questions]
+            asked.answers = [next(answers) for _ in asked.questions]
             # One that was cancelled meanwhile has left.
             if asked in self._waiting:
                 self._waiting.remove(asked)
+
+    def _first_who_wait(self) -> list[_Asked[Q, T]]:
+        group: list[_Asked[Q, T]] = []
+        count = 0
+        for asked in self._waiting:
+            count += len(asked.questions)
+            if group and count > self._most:
+                break
+            group.append(asked)
+        return group
