@@ -73,17 +73,23 @@ class Care:
                 await self.snapshot()
 
     async def snapshot(self) -> None:
-        """Make a snapshot of what is applied now."""
-        replica = self._replica
+        """Make a snapshot of what is applied now; without one, more of the log is read at the next start."""
         async with self._keeping:
-            sequence, changes = replica.applied, replica.changes
-            for bank in list(replica.banks.values()):
-                async with bank.lock.reading():
-                    if not bank.dropped:
-                        await anyio.to_thread.run_sync(self._snapshots.keep, bank)
-            # Banks may be newer than the sequence: what is applied again changes nothing.
-            await anyio.to_thread.run_sync(self._snapshots.commit, replica.log_id, sequence)
-            self._kept_changes = changes
+            try:
+                await self._snapshot()
+            except OSError as error:
+                log.warning("no snapshot of the memory banks could be made: %s", error)
+
+    async def _snapshot(self) -> None:
+        replica = self._replica
+        sequence, changes = replica.applied, replica.changes
+        for bank in list(replica.banks.values()):
+            async with bank.lock.reading():
+                if not bank.dropped:
+                    await anyio.to_thread.run_sync(self._snapshots.keep, bank)
+        # Banks may be newer than the sequence: what is applied again changes nothing.
+        await anyio.to_thread.run_sync(self._snapshots.commit, replica.log_id, sequence)
+        self._kept_changes = changes
 
     async def _sweep(self) -> None:
         """Remove objects that no document referred to half an hour ago, nor does now."""

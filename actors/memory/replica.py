@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -36,17 +36,11 @@ from .snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
-OBJECTS, OBJECTS_BYTES = "banks", 8 << 30
 READ_AHEAD = 256
 """How many entries of the log wait to be applied."""
 APPLIED_AT_ONCE = 256
-KEEP_SECONDS = 30.0
-"""How often the replica looks whether it is up to date and whether a snapshot is worth it."""
-KEEP_CHANGES = 2000
-"""After how many changes a snapshot is worth it; one is also made at the end."""
 REACH_SECONDS = 30.0
-SLICE_SECONDS = 0.02
-"""How long the index may keep a bank's readers waiting at a time."""
+RETRY_SECONDS = 0.5
 
 T = TypeVar("T")
 Group = list[tuple[Entry, Change]]
@@ -201,7 +195,7 @@ class Replica:
         if not isinstance(change, Claimed):
             raise BusError("the log of memory banks has an entry that is none", retryable=False)
         try:
-            payload = await self.objects.get(change.object)
+            payload = await self._insist(partial(self.objects.get, change.object))
         except NotFound:
             # A later entry has replaced this one, and is on its way to us.
             log.info("a document that was replaced meanwhile is skipped")
@@ -218,7 +212,7 @@ class Replica:
             unused = await self.write(bank.apply, changes)
         self._note(len(changes))
         for name in unused:
-            await self.objects.delete(name)
+            await self._insist(partial(self.objects.delete, name))
 
     async def _apply_bank(self, uuid: str, entry: Entry, change: BankCreated | BankDropped) -> None:
         old = self.banks.pop(uuid, None)
@@ -232,15 +226,26 @@ class Replica:
             make = partial(Bank.empty, uuid, change.name, change.settings, path)
             self.banks[uuid] = await self.write(make)
         else:
-            await self._bus.storage.streams.purge(
-                STREAM, f"{bank_subject(uuid)}.*", before=entry.sequence
-            )
+            purge = self._bus.storage.streams.purge
+            subjects = f"{bank_subject(uuid)}.*"
+            await self._insist(partial(purge, STREAM, subjects, before=entry.sequence))
         self._note(1)
 
     def _note(self, changes: int) -> None:
         self.changes += changes
         self.changed.set()
         self.changed = anyio.Event()
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask until the bus answers: what stands in the log is applied in its order, however long the bus is away."""
+        while True:
+            try:
+                return await ask()
+            except BusError as error:
+                if not error.retryable:
+                    raise
+                log.warning("the log of memory banks waits for the bus: %s", error)
+                await anyio.sleep(RETRY_SECONDS)
 
     async def write(self, function: Callable[..., T], *args: object) -> T:
         return await anyio.to_thread.run_sync(partial(function, *args), limiter=self._writes)

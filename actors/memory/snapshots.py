@@ -162,8 +162,13 @@ class Snapshots:
             return
         stem = f"{encode_token(bank.uuid)[:64]}-{uuid4().hex}"
         tables, graph = f"{stem}.sqlite", f"{stem}.graph"
-        digest = _copy(bank.store.path, self._kept / tables)
-        bank.index.save(self._kept / graph)
+        try:
+            digest = _copy(bank.store.path, self._kept / tables)
+            bank.index.save(self._kept / graph)
+        except BaseException:
+            for name in (tables, graph):
+                (self._kept / name).unlink(missing_ok=True)
+            raise
         self._banks[bank.uuid] = KeptBank(
             bank.uuid,
             bank.name,

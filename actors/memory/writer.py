@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from uuid import uuid4
 
 import anyio
 
 from ...bus.bus import Bus
 from ...bus.durable import NewEntry, Objects
-from ...schemas import BusError, Conflict, encode
+from ...schemas import AylluError, BusError, Conflict, encode
 from .log import STREAM, Change, Claimed, DocumentStored, batch
 from .replica import Replica
 
@@ -53,18 +54,23 @@ class Writer:
         """
         request = uuid4().hex
         claimed: list[str] = []
+        sent = False
         try:
             entries = batch(request, [await self._claim(*item, claimed) for item in changes])
             async with self._turn:
+                sent = True
                 await self._append(entries, check)
-        except BusError:
-            # It may have landed: what it refers to stays.
+        except BaseException as error:
+            refused = isinstance(error, AylluError) and not isinstance(error, BusError)
+            # What was cancelled, or not answered, may have landed: what it refers to stays; the replica's care removes it.
+            if refused or not sent:
+                await self._remove(claimed)
             raise
-        except BaseException:
-            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-                for name in claimed:
-                    await self._objects.delete(name)
-            raise
+
+    async def _remove(self, claimed: Sequence[str]) -> None:
+        with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True), suppress(AylluError):
+            for name in claimed:
+                await self._objects.delete(name)
 
     async def _claim(self, subject: str, change: Change, claimed: list[str]) -> tuple[str, Change]:
         """Put a large document into the object store, and return what stands in the log for it."""
@@ -81,22 +87,27 @@ class Writer:
     async def _append(self, entries: Sequence[NewEntry], check: Check) -> None:
         unanswered: BusError | None = None
         while True:
-            await self._replica.current()
-            if unanswered is not None and await self._stands(entries[-1]):
-                return
-            expected = self._replica.applied
-            await check()
+            sent = False
             try:
+                await self._replica.current()
+                if unanswered is not None and await self._stands(entries[-1]):
+                    return
+                expected = self._replica.applied
+                await check()
+                sent = True
                 await self._streams.append_batch(entries, expected_last=expected)
-            except Conflict:
-                # Somebody else wrote meanwhile: look again.
-                log.debug("another memory actor wrote first")
-            except BusError as error:
-                if unanswered is not None:
-                    raise
-                unanswered = error
-            else:
                 return
+            except AylluError as error:
+                if sent and isinstance(error, Conflict):
+                    # Somebody else wrote meanwhile: look again.
+                    log.debug("another memory actor wrote first")
+                elif unanswered is not None:
+                    # Whether the first attempt has landed is not known: it may be what the check has found.
+                    raise unanswered from error
+                elif sent and isinstance(error, BusError):
+                    unanswered = error
+                else:
+                    raise
 
     async def _stands(self, entry: NewEntry) -> bool:
         last = await self._streams.last(STREAM, entry.subject)
