@@ -74,12 +74,13 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """The extent of a stream."""
+    """The extent of a stream; ``made`` changes when it is made anew, as streams in memory are after the server's end."""
 
     first: int
     last: int
     count: int
     bytes: int
+    made: str = ""
 
 
 class Delivery(Protocol):
@@ -160,6 +161,14 @@ class Streams(Protocol):
         """
         ...
 
+    async def post(self, subject: str, payload: bytes) -> None:
+        """Store an entry without waiting until it is: for what may be lost, token deltas above all.
+
+        Raises:
+            BusError: the bus is gone.
+        """
+        ...
+
     async def append_batch(
         self, entries: Sequence[NewEntry], *, expected_last: int | None = None
     ) -> int:
@@ -176,6 +185,10 @@ class Streams(Protocol):
 
     async def last(self, stream: str, subject: str) -> Entry | None:
         """Return the last entry on a subject."""
+        ...
+
+    async def first(self, stream: str, subject: str, *, after: int = 0) -> Entry | None:
+        """Return the first entry on a subject (wildcards allowed) after a sequence."""
         ...
 
     async def state(self, stream: str) -> StreamState:

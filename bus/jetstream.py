@@ -11,6 +11,7 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js.api import (
     DiscardPolicy,
+    RawStreamMsg,
     RePublish,
     RetentionPolicy,
     StorageType,
@@ -152,6 +153,12 @@ class JetStreamStreams:
             return Appended(last.sequence, duplicate=True)
         return Appended(stored.seq, duplicate=bool(stored.duplicate))
 
+    async def post(self, subject: str, payload: bytes) -> None:
+        """Store an entry without waiting for the answer; see `Streams.post`."""
+        self._api.refuse_excess(subject, payload, None)
+        with translated(f"post on {subject!r}"):
+            await self._api.client.publish(subject, payload)
+
     async def append_batch(
         self, entries: Sequence[NewEntry], *, expected_last: int | None = None
     ) -> int:
@@ -210,14 +217,27 @@ class JetStreamStreams:
                 if error.err_code == NO_MESSAGE:
                     return None
                 raise
-        msg_id, expired = read_headers(raw.headers)
-        return Entry(raw.subject or subject, raw.seq or 0, raw.data or b"", msg_id, expired)
+        return _stored(raw, subject)
+
+    async def first(self, stream: str, subject: str, *, after: int = 0) -> Entry | None:
+        """Return the first entry on a subject after a sequence; see `Streams.first`."""
+        with translated(f"read the stream {stream}"):
+            try:
+                raw = await self._api.js.get_msg(stream, seq=after + 1, subject=subject, next=True)
+            except nats.js.errors.NotFoundError as error:
+                if error.err_code == NO_MESSAGE:
+                    return None
+                raise
+        return _stored(raw, subject)
 
     async def state(self, stream: str) -> StreamState:
         """Return the extent of a stream; see `Streams.state`."""
         with translated(f"look at the stream {stream}"):
-            state = (await self._api.js.stream_info(stream)).state
-        return StreamState(state.first_seq, state.last_seq, state.messages, state.bytes)
+            info = await self._api.js.stream_info(stream)
+        state = info.state
+        return StreamState(
+            state.first_seq, state.last_seq, state.messages, state.bytes, str(info.created)
+        )
 
     async def purge(self, stream: str, subject: str, *, before: int | None = None) -> None:
         """Remove entries on a subject; see `Streams.purge`."""
@@ -258,3 +278,8 @@ class JetStreamStreams:
     ) -> WorkQueue:
         """Return a durable consumer; see `Streams.work`."""
         return await work_queue(self._api, stream, consumer, subject, ack_wait)
+
+
+def _stored(raw: RawStreamMsg, subject: str) -> Entry:
+    msg_id, expired = read_headers(raw.headers)
+    return Entry(raw.subject or subject, raw.seq or 0, raw.data or b"", msg_id, expired)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from uuid import uuid4
 
 import anyio
 
@@ -43,6 +44,7 @@ class _Stream:
 
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
+        self.made = uuid4().hex
         self.last = 0
         self.queues: dict[str, _MemoryQueue] = {}
         self._entries: dict[int, _Stored] = {}
@@ -114,7 +116,7 @@ class _Stream:
         held = self.entries()
         first = held[0].entry.sequence if held else self.last + 1
         size = sum(len(stored.entry.payload) for stored in held)
-        return StreamState(first, self.last, len(held), size)
+        return StreamState(first, self.last, len(held), size, self.made)
 
     async def wait(self, seconds: float | None = None) -> None:
         """Wait until an entry is added, or for so long."""
@@ -164,6 +166,11 @@ class MemoryStreams:
         await self._publish_again(stream.spec, subject, payload)
         return Appended(sequence)
 
+    async def post(self, subject: str, payload: bytes) -> None:
+        """Store an entry without waiting; see `Streams.post`."""
+        with suppress(NotFound, Overloaded):
+            await self.append(subject, payload, msg_id="")
+
     async def append_batch(
         self, entries: Sequence[NewEntry], *, expected_last: int | None = None
     ) -> int:
@@ -194,6 +201,11 @@ class MemoryStreams:
     async def last(self, stream: str, subject: str) -> Entry | None:
         """Return the last entry on a subject; see `Streams.last`."""
         return self._named(stream).last_on(subject)
+
+    async def first(self, stream: str, subject: str, *, after: int = 0) -> Entry | None:
+        """Return the first entry on a subject after a sequence; see `Streams.first`."""
+        found = self._named(stream).entries(subject, after)
+        return found[0].seen() if found else None
 
     async def state(self, stream: str) -> StreamState:
         """Return the extent of a stream; see `Streams.state`."""

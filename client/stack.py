@@ -12,6 +12,7 @@ from typing_extensions import TypeForm
 from ..schemas import (
     OPERATIONS,
     AgenticSystem,
+    AgentTurns,
     Datasets,
     Embeddings,
     Inference,
@@ -37,13 +38,19 @@ class PostTrainingStack(PostTraining, Protocol):
     job: PostTrainingJobs
 
 
+class AgenticSystemStack(AgenticSystem, Protocol):
+    """The AgenticSystem API."""
+
+    turn: AgentTurns
+
+
 class Stack(Inference, Models, Embeddings, Protocol):
     """All APIs of a deployment: operations are called by their names, ``stack.memory_bank.insert(...)``.
 
     Methods raise `AylluError`s. A streamed method returns an `EventStream`; leaving it cancels the call.
     """
 
-    agentic_system: AgenticSystem
+    agentic_system: AgenticSystemStack
     memory_banks: MemoryBanks
     memory_bank: MemoryBankDocuments
     reward_scoring: RewardScoring

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Protocol
 
 from msgspec import Meta
 
 from .content import (
+    MaxTokens,
     Message,
     ModelName,
+    SamplingParams,
     ShieldConfig,
     StopReason,
+    TokenUsage,
     ToolCall,
     ToolDefinition,
     ToolResponse,
 )
-from .memory import MemoryBankDocument
+from .errors import ErrorInfo
+from .filters import Filter
+from .memory import MemoryBankDocument, SearchMode
 from .webmethod import webmethod
 from .wire import Reply, Wire
+
+AgentId = Annotated[str, Meta(min_length=1, max_length=160)]
+"""What a client calls its agent or turn: any text."""
+MAX_RETRIEVED = 100
 
 
 class ExecutionStepType(StrEnum):
@@ -45,6 +55,13 @@ class ModelInferenceStep(Wire, frozen=True, tag_field="step_type", tag="model_in
     uuid: str
     text: str
     logprobs: dict[str, Any] | None = None
+    stop_reason: Annotated[
+        StopReason | None,
+        Meta(
+            description="Extension: `not_stopped` marks a step that was cut off and not continued."
+        ),
+    ] = None
+    usage: Annotated[TokenUsage | None, Meta(description="Extension: tokens of this step.")] = None
 
 
 class ToolExecutionStep(Wire, frozen=True, tag_field="step_type", tag="tool_execution"):
@@ -73,12 +90,57 @@ class MemoryRetrievalStep(Wire, frozen=True, tag_field="step_type", tag="memory_
 ExecutionStep = ModelInferenceStep | ToolExecutionStep | SafetyFilteringStep | MemoryRetrievalStep
 
 
+class TurnStatus(StrEnum):
+    """Where a turn is: `waiting` for a decision of a person, the last three are final."""
+
+    queued = "queued"
+    running = "running"
+    waiting = "waiting"
+    completed = "completed"
+    cancelled = "cancelled"
+    failed = "failed"
+
+
+class HistoryPolicy(StrEnum):
+    """What becomes of a history that exceeds the model's context."""
+
+    window = "window"
+    refuse = "refuse"
+    summarise = "summarise"
+
+
+class HistoryUse(Wire, frozen=True):
+    """How much of its history an agent saw in a turn."""
+
+    policy: HistoryPolicy
+    turns: Annotated[int, Meta(description="Earlier turns that the model saw.")] = 0
+    left_out: Annotated[int, Meta(description="Older ones that it did not see.")] = 0
+    summary: Annotated[str | None, Meta(description="What it saw in their place.")] = None
+
+
 class AgenticSystemTurn(Wire, frozen=True):
-    """What a user said and all that the agent did about it."""
+    """What a user said and all that the agent did about it; what follows `response_message` are extensions."""
 
     user_messages: list[Message]
     steps: list[ExecutionStep]
     response_message: Message
+    turn_id: str | None = None
+    usage: Annotated[TokenUsage | None, Meta(description="Tokens of all steps.")] = None
+    history: HistoryUse | None = None
+
+
+class Retrieval(Wire, frozen=True):
+    """How an agent looks into its memory banks."""
+
+    max_tokens: Annotated[
+        int, Meta(ge=1, le=100_000, description="The most tokens (estimated) of what was found.")
+    ] = 512
+    k: Annotated[int, Meta(ge=1, le=MAX_RETRIEVED, description="Chunks of each bank.")] = 5
+    mode: Annotated[
+        SearchMode | None, Meta(description="As in `memory_bank.query`; by default `hybrid`.")
+    ] = None
+    filter: Filter | None = None
+    min_score: float | None = None
 
 
 class AgenticSystemCreateRequest(Wire, frozen=True):
@@ -97,12 +159,43 @@ class AgenticSystemCreateRequest(Wire, frozen=True):
     memory_bank_uuids: list[str] = []
     input_shields: list[ShieldConfig] = []
     output_shields: list[ShieldConfig] = []
+    sampling_params: Annotated[
+        SamplingParams, Meta(description="Extension: how the model chooses its tokens.")
+    ] = SamplingParams()
+    max_tokens: Annotated[
+        MaxTokens, Meta(description="Extension: of each answer of the model; 0 is no limit.")
+    ] = 0
+    tool_choice: Annotated[
+        str | None,
+        Meta(description="Extension: as in `chat_completion`, for the first step of a turn."),
+    ] = None
+    max_steps: Annotated[
+        int, Meta(ge=1, le=100, description="Extension: steps of the model in one turn.")
+    ] = 10
+    history_policy: Annotated[
+        HistoryPolicy,
+        Meta(
+            description="Extension: what exceeds the model's context is left out, oldest first (`window`), or makes the "
+            "turn fail (`refuse`), or the model sees a summary of it (`summarise`)."
+        ),
+    ] = HistoryPolicy.window
+    retrieval: Annotated[
+        Retrieval, Meta(description="Extension: how memory banks are looked into.")
+    ] = Retrieval()
 
 
 class AgenticSystemCreateResponse(Reply, frozen=True):
     """The agent was created."""
 
     agent_uuid: str
+
+
+class WhenBusy(StrEnum):
+    """What becomes of a turn that comes while another one of the agent runs."""
+
+    queue = "queue"
+    reject = "reject"
+    interrupt = "interrupt"
 
 
 class AgenticSystemExecuteRequest(Wire, frozen=True):
@@ -117,6 +210,24 @@ class AgenticSystemExecuteRequest(Wire, frozen=True):
         ),
     ] = None
     stream: bool = False
+    turn_id: Annotated[
+        AgentId | None,
+        Meta(
+            description="Extension: the turn's id; by default a new one. A request that is sent again under the same id is "
+            "the same turn."
+        ),
+    ] = None
+    when_busy: Annotated[
+        WhenBusy,
+        Meta(
+            description="Extension: while another turn of the agent runs, wait (`queue`), fail with `conflict` (`reject`), "
+            "or cancel all that runs and waits (`interrupt`)."
+        ),
+    ] = WhenBusy.queue
+    expires_in: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Extension: seconds after which the turn is not begun any more."),
+    ] = None
 
 
 class AgenticSystemExecuteResponse(Reply, frozen=True):
@@ -147,6 +258,60 @@ class AgenticSystemExecuteResponseStreamChunk(Reply, frozen=True):
     stop_reason: StopReason | None = None
 
 
+class Agent(Reply, frozen=True):
+    """An agent, as it was created."""
+
+    agent_uuid: str
+    created_at: datetime
+    config: AgenticSystemCreateRequest
+
+
+class Turn(Reply, frozen=True):
+    """A turn as far as it has come."""
+
+    agent_uuid: str
+    turn_id: str
+    status: TurnStatus
+    epoch: Annotated[int, Meta(description="Changes when events that were sent may be lost.")]
+    index: Annotated[int, Meta(description="The index of the next event.")]
+    user_messages: list[Message] = []
+    steps: Annotated[list[ExecutionStep], Meta(description="Those that have ended.")] = []
+    partial_text: Annotated[
+        str, Meta(description="What the model has said in its present step.")
+    ] = ""
+    response_message: Message | None = None
+    error: Annotated[ErrorInfo | None, Meta(description="Why it was cancelled or failed.")] = None
+    usage: TokenUsage | None = None
+    history: HistoryUse | None = None
+    begun_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class TurnEvent(Reply, frozen=True):
+    """An event of a turn under its position, or where the reader stands.
+
+    The last event of a turn that has ended is its whole state, in ``turn``. So is the first one where the position that the
+    reader gave is gone: then ``recovered`` is false, and the events that follow go on from that state.
+    """
+
+    epoch: int
+    index: int
+    event: AgenticSystemExecuteResponseStreamChunk | None = None
+    turn: Turn | None = None
+    recovered: bool = True
+
+
+def assemble_turn(
+    chunks: Sequence[AgenticSystemExecuteResponseStreamChunk],
+) -> AgenticSystemExecuteResponse:
+    """Is never called: a turn's stream brings its own result, since chunks do not tell all of it.
+
+    Raises:
+        TypeError: it was called.
+    """
+    raise TypeError(f"{len(chunks)} chunks are no turn")
+
+
 class AgenticSystem(Protocol):
     """Create agents and let them take turns."""
 
@@ -160,7 +325,11 @@ class AgenticSystem(Protocol):
         """Let an agent take a turn."""
         ...
 
-    @webmethod(route="/agentic_system/execute", operation_id="create_agentic_system_execute")
+    @webmethod(
+        route="/agentic_system/execute",
+        operation_id="create_agentic_system_execute",
+        assemble=assemble_turn,
+    )
     def stream_execute(
         self, request: AgenticSystemExecuteRequest
     ) -> AsyncIterator[AgenticSystemExecuteResponseStreamChunk]:
@@ -171,5 +340,50 @@ class AgenticSystem(Protocol):
         route="/agentic_system/delete", method="DELETE", operation_id="delete_agentic_system"
     )
     async def delete(self, agent_id: str) -> None:
-        """Remove an agent."""
+        """Remove an agent; its turns end."""
+        ...
+
+    @webmethod(route="/agentic_system/get", method="GET")
+    async def get(self, agent_id: str) -> Agent:
+        """Return an agent (extension)."""
+        ...
+
+    @webmethod(route="/agentic_system/list", method="GET")
+    def list(self) -> AsyncIterator[Agent]:
+        """List all agents (extension)."""
+        ...
+
+
+class AgentTurns(Protocol):
+    """Look at turns, follow them, cancel them (extensions)."""
+
+    @webmethod(route="/agentic_system/turn/get", method="GET", api="AgenticSystem")
+    async def get(self, agent_id: str, turn_id: str) -> Turn:
+        """Return a turn as far as it has come."""
+        ...
+
+    @webmethod(route="/agentic_system/turn/list", method="GET", api="AgenticSystem")
+    def list(self, agent_id: str, limit: int = 100) -> AsyncIterator[Turn]:
+        """List the last turns of an agent, oldest first, without their steps."""
+        ...
+
+    @webmethod(
+        route="/agentic_system/turn/events",
+        method="GET",
+        api="AgenticSystem",
+        sse=True,
+        timeout=86_400.0,
+    )
+    def events(
+        self, agent_id: str, turn_id: str, epoch: int = 0, index: int = 0
+    ) -> AsyncIterator[TurnEvent]:
+        """Follow a turn from a position: what was, then what comes, to its end.
+
+        An ``epoch`` of 0 means that the reader has seen nothing that could be lost.
+        """
+        ...
+
+    @webmethod(route="/agentic_system/turn/cancel", api="AgenticSystem")
+    async def cancel(self, agent_id: str, turn_id: str, reason: str = "") -> Turn:
+        """Cancel a turn, and return it when it has ended; what it has finished is kept."""
         ...

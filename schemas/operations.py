@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from .agents import AgenticSystem
+from .agents import AgenticSystem, AgentTurns
 from .datasets import Datasets
 from .embeddings import Embeddings
 from .inference import Inference
@@ -19,6 +19,7 @@ from .webmethod import Operation, operations_of
 PROTOCOLS: tuple[type, ...] = (
     Inference,
     AgenticSystem,
+    AgentTurns,
     MemoryBanks,
     MemoryBankDocuments,
     RewardScoring,

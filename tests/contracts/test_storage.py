@@ -718,3 +718,48 @@ async def test_what_was_stored_is_published_again(nats_url: str) -> None:
                 ("rep.out.a.b", b"1"),
                 ("rep.out.end", b"2"),
             ]
+
+
+@pytest.mark.requirement("stream-first")
+async def test_the_first_entry_after_a_sequence(running: Running) -> None:
+    async with running() as storage:
+        streams = storage.streams
+        await streams.ensure(running.spec())
+        subjects = [f"{running.root}.{name}" for name in "abab"]
+        for number, subject in enumerate(subjects):
+            await streams.append(subject, b"%d" % number, msg_id=str(number))
+        one = await streams.first(running.name, subjects[1])
+        assert one is not None
+        assert (one.sequence, one.payload, one.msg_id) == (2, b"1", "1")
+        other = await streams.first(running.name, subjects[1], after=2)
+        assert other is not None
+        assert other.payload == b"3"
+        assert await streams.first(running.name, subjects[1], after=4) is None
+        assert await streams.first(running.name, f"{running.root}.c") is None
+        await streams.purge(running.name, subjects[1], before=3)
+        found = await streams.first(running.name, f"{running.root}.*", after=1)
+        assert found is not None
+        assert found.sequence == 3
+
+
+@pytest.mark.requirement("stream-post")
+async def test_what_is_posted_is_stored_in_order(running: Running) -> None:
+    async with running() as storage:
+        streams = storage.streams
+        await streams.ensure(running.spec())
+        for number in range(100):
+            await streams.post(f"{running.root}.x", b"%d" % number)
+        await streams.append(f"{running.root}.x", b"end", msg_id="end")
+        payloads = [entry.payload for entry in await replayed(storage, running.name)]
+        assert payloads == [*(b"%d" % number for number in range(100)), b"end"]
+        await streams.post(f"nobody.{running.root}", b"lost")
+
+
+@pytest.mark.requirement("stream-made")
+async def test_a_stream_tells_when_it_was_made(running: Running) -> None:
+    async with running() as storage:
+        await storage.streams.ensure(running.spec())
+        made = (await storage.streams.state(running.name)).made
+        await storage.streams.ensure(running.spec())
+        await storage.streams.append(f"{running.root}.x", b"", msg_id="1")
+        assert (await storage.streams.state(running.name)).made == made != ""

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 EXTENSIONS = frozenset(
-    {"models", "embeddings", "memory_bank.query", "memory_bank.documents", "memory_bank.stats"}
+    {
+        "models",
+        "embeddings",
+        "memory_bank.query",
+        "memory_bank.documents",
+        "memory_bank.stats",
+        "agentic_system.get",
+        "agentic_system.list",
+        "agentic_system.turn.get",
+        "agentic_system.turn.list",
+        "agentic_system.turn.events",
+        "agentic_system.turn.cancel",
+    }
 )
 """Operations that the draft does not have."""
 EXTRA_PARAMETERS = {"memory_banks.create": ["embedding_model", "chunk_size", "chunk_overlap"]}
