@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 AYLLU = str(Path(sys.executable).with_name("ayllu"))
 START_SECONDS = 60.0
@@ -154,11 +155,17 @@ def running_up(data_dir: Path, config: str | None = SCRIPTED) -> Iterator[Up]:
 
 
 @contextmanager
-def running_worker(arguments: Sequence[str], bus_url: str) -> Iterator[subprocess.Popen[str]]:
-    """Run ``ayllu worker`` against a bus until the end of the block."""
+def running_worker(
+    arguments: Sequence[str], bus_url: str, *, stderr: IO[str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run ``ayllu worker`` against a bus until the end of the block; it logs to ``stderr``, or to that of the tests."""
     environment = {**os.environ, "AYLLU_BUS_URL": bus_url}
     with subprocess.Popen(
-        [AYLLU, "worker", *arguments], stdout=subprocess.PIPE, text=True, env=environment
+        [AYLLU, "worker", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=environment,
     ) as process:
         try:
             read_ready_line(process)
