@@ -85,6 +85,22 @@ async def test_documents_are_kept_changed_and_removed(buses: Buses, tmp_path: Pa
 
 
 @pytest.mark.requirement("memory-operations")
+async def test_ids_are_any_text(buses: Buses, tmp_path: Path) -> None:
+    uuids = ["a", "A", "a ", "a\0", "a\0b", '"', "'", "%", "*.>", "=", "\n", "ä", "\U0001f600"]
+    async with buses() as bus, filled(bus, tmp_path, buses.bank, count=0) as memory:
+        for uuid in uuids:
+            await memory.documents.insert(buses.bank, [document(uuid)])
+        assert list(await memory.uuids(buses.bank)) == sorted(uuids)
+        got = [one async for one in memory.documents.get(buses.bank, uuids)]
+        assert got == documents(uuids)
+        await memory.documents.update(buses.bank, [document("a\0", "other words")])
+        await memory.documents.delete(buses.bank, ["a", "\n"])
+        found = await memory.query(buses.bank, text="other words", k=1)
+        assert [one.uuid for one in found.documents] == ["a\0"]
+        assert set(await memory.uuids(buses.bank)) == set(uuids) - {"a", "\n"}
+
+
+@pytest.mark.requirement("memory-operations")
 async def test_the_bus_reaches_all_operations(buses: Buses, tmp_path: Path) -> None:
     async with (
         buses() as bus,
