@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
+from urllib.parse import quote
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -24,6 +25,7 @@ EXCHANGE_HEADER = "Ayllu-Exchange"
 TIMEOUT_HEADER = "Ayllu-Timeout"
 TRACE_HEADER = "traceparent"
 CLAIM_HEADER = "Ayllu-Claim"
+KEY_HEADER = "Ayllu-Idempotency-Key"
 OUTBOX_SIZE = 4096
 
 
@@ -176,6 +178,7 @@ class Calls:
         timeout: float,
         traceparent: str | None = None,
         explain_absence: Callable[[], Awaitable[AylluError]] | None = None,
+        idempotency_key: str | None = None,
     ) -> Call:
         """Publish a request.
 
@@ -185,6 +188,7 @@ class Calls:
             timeout: seconds until the call's deadline; a call that is being worked on lends its own, if that is nearer.
             traceparent: the trace to join; by default that of the call that is being worked on.
             explain_absence: makes the error when nobody listens on the subject.
+            idempotency_key: the same for each try, for the actor to know a call that it has worked on already.
 
         Raises:
             BusError: the bus is gone, or the payload is too large for a bus without an object store.
@@ -202,6 +206,8 @@ class Calls:
             TIMEOUT_HEADER: f"{timeout:.3f}",
             TRACE_HEADER: traceparent or new_traceparent(),
         }
+        if idempotency_key is not None:
+            headers[KEY_HEADER] = quote(idempotency_key)
         if self._claims is not None and len(payload) > self._claims.limit:
             payload = await self._claims.store(payload)
             headers[CLAIM_HEADER] = "1"

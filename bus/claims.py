@@ -27,15 +27,22 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Claims:
-    """Stores and loads large payloads; they are kept for an hour.
+    """Stores and loads large payloads; by default they are kept for an hour, as those of calls are.
 
-    Attributes:
+    Args:
+        storage: where they are kept.
         limit: the size in bytes above which a payload should be stored.
+        bucket: the object store.
+        ttl: for how long they are kept, in seconds.
     """
 
-    def __init__(self, storage: Storage, limit: int) -> None:
+    def __init__(
+        self, storage: Storage, limit: int, *, bucket: str = BUCKET, ttl: float = TTL_SECONDS
+    ) -> None:
         self.limit = limit
         self._storage = storage
+        self._name = bucket
+        self._ttl = ttl
         self._objects: Objects | None = None
 
     async def store(self, payload: bytes) -> bytes:
@@ -70,6 +77,6 @@ class Claims:
     async def _bucket(self) -> Objects:
         if self._objects is None:
             self._objects = await self._storage.objects(
-                BUCKET, ttl=TTL_SECONDS, max_bytes=MAX_BYTES
+                self._name, ttl=self._ttl, max_bytes=MAX_BYTES
             )
         return self._objects

@@ -15,6 +15,7 @@ from ..schemas import (
     Model,
     ModelNotFound,
     Operation,
+    ToolOffer,
     Unavailable,
     decode,
     operations_of,
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 P = TypeVar("P")
 
+TOOLS = "tools"
+"""The key of a service's metadata under which its tools stand."""
 INFERENCE_SERVICE = "inference"
 EMBEDDING_SERVICE = "embedding"
 """The services whose instances tell in their metadata which models they serve."""
@@ -55,6 +58,19 @@ async def served_models(bus: Bus) -> list[Model]:
             # Anybody on the bus may announce a service of this name.
             log.warning("the service %s describes its models wrongly: %s", service.id, error)
     return models
+
+
+async def offered_tools(bus: Bus) -> dict[str, ToolOffer]:
+    """Return the tools that live actors offer, by name."""
+    found: dict[str, ToolOffer] = {}
+    for service in await bus.transport.discover(""):
+        try:
+            offers = decode(service.metadata.get(TOOLS, "[]"), list[ToolOffer])
+        except InvalidRequest as error:
+            log.warning("the service %s describes its tools wrongly: %s", service.id, error)
+        else:
+            found |= {offer.name: offer for offer in offers}
+    return found
 
 
 async def open_call(

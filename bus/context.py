@@ -16,11 +16,13 @@ class CallContext:
         deadline: when it must end, on this process's event-loop clock.
         traceparent: the W3C trace context.
         operation: its name.
+        idempotency_key: the same for each try of one call whose caller may have died over it; empty where there is none.
     """
 
     deadline: float
     traceparent: str
     operation: str = ""
+    idempotency_key: str = ""
 
 
 _TRACEPARENT = re.compile(

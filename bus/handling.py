@@ -6,7 +6,8 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
+from urllib.parse import unquote
 
 import anyio
 import msgspec
@@ -22,7 +23,7 @@ from ..schemas import (
 )
 from .bundles import BUNDLES, Bundles, Inbox
 from .bus import Bus
-from .calls import CLAIM_HEADER, EXCHANGE_HEADER, TIMEOUT_HEADER, TRACE_HEADER
+from .calls import CLAIM_HEADER, EXCHANGE_HEADER, KEY_HEADER, TIMEOUT_HEADER, TRACE_HEADER
 from .context import CallContext, current_call, new_traceparent
 from .exchange import (
     ACCEPT,
@@ -43,6 +44,17 @@ X = TypeVar("X", bound=BaseException)
 
 END_SECONDS = 10.0
 """How long the terminal frame may take; a large result is stored first."""
+
+
+@runtime_checkable
+class WithResult(Protocol):
+    """A stream of events that brings the assembled reply along, as JSON text, once it has ended."""
+
+    result: bytes | None
+
+    async def aclose(self) -> None:
+        """Stop."""
+        ...
 
 
 class Handling:
@@ -122,7 +134,12 @@ class Handling:
         timeout = self._timeout()
         trace = self._headers.get(TRACE_HEADER, "") or new_traceparent()
         token = current_call.set(
-            CallContext(anyio.current_time() + timeout, trace, self.operation.name)
+            CallContext(
+                anyio.current_time() + timeout,
+                trace,
+                self.operation.name,
+                unquote(self._headers.get(KEY_HEADER, "")),
+            )
         )
         try:
             with anyio.move_on_after(timeout):
@@ -159,18 +176,21 @@ class Handling:
     async def _stream(self, events: AsyncIterator[Any]) -> bytes | None:
         assemble = self.operation.assemble
         kept: list[Any] = []
+        keeps = assemble is not None and not isinstance(events, WithResult)
         encode_event = msgspec.json.Encoder().encode
         try:
             async for event in events:
                 payload = encode_event(event)
                 if not self._bundled(payload):
                     await self._data(payload)
-                if assemble is not None:
+                if keeps:
                     kept.append(event)
         finally:
             # A generator is closed when its reader stops; an iterator of another kind may not need it.
-            if isinstance(events, AsyncGenerator):
+            if isinstance(events, AsyncGenerator | WithResult):
                 await events.aclose()
+        if isinstance(events, WithResult):
+            return events.result
         return None if assemble is None else encode(assemble(kept))
 
     def _bundled(self, payload: bytes) -> bool:

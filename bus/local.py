@@ -114,7 +114,7 @@ class LocalTransport:
 
     async def discover(self, name: str, *, wait: float = 0.25) -> list[ServiceInfo]:  # noqa: ARG002
         """Return the live instances of a service; see `Transport.discover`."""
-        return [info for _, info in sorted(self._services.items()) if info.name == name]
+        return [info for _, info in sorted(self._services.items()) if name in ("", info.name)]
 
     async def stats(self, name: str, *, wait: float = 0.25) -> list[ServiceStats]:  # noqa: ARG002
         """Return what the live instances of a service tell of their work; see `Transport.stats`."""

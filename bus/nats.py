@@ -228,7 +228,7 @@ class NatsTransport:
 
         inbox = self.inbox()
         async with self.subscribe(inbox, note):
-            await self.publish(f"$SRV.{verb}.{name}", b"", reply=inbox)
+            await self.publish(f"$SRV.{verb}.{name}".rstrip("."), b"", reply=inbox)
             with anyio.move_on_after(wait):
                 await nobody.wait()
         return answers

@@ -8,9 +8,19 @@ from collections.abc import Mapping
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from ..schemas import AylluError, EngineDead, Operation, Overloaded, Unavailable, operations_of
+from ..schemas import (
+    AylluError,
+    EngineDead,
+    Operation,
+    Overloaded,
+    Unavailable,
+    encode,
+    operations_of,
+    tool_offers,
+)
 from .bundles import Bundles
 from .bus import Bus
+from .client import TOOLS
 from .handling import Handling
 from .subjects import encode_token
 from .transport import Endpoint, Message, ServiceInfo
@@ -59,11 +69,15 @@ def describe(actor: object) -> tuple[ServiceInfo, Mapping[str, Operation]]:
         Endpoint(f"{operation.name.replace('.', '_')}-{number}", subject, name)
         for number, (subject, operation) in enumerate(subjects.items())
     ]
+    metadata: dict[str, str] = dict(getattr(actor, "service_metadata", {}))
+    offers = tool_offers(subjects.values())
+    if offers:
+        metadata[TOOLS] = encode(offers).decode()
     info = ServiceInfo(
         name=name,
         version="0.1.0",
         description=(type(actor).__doc__ or "").partition("\n")[0],
-        metadata=getattr(actor, "service_metadata", {}),
+        metadata=metadata,
         endpoints=endpoints,
         stats=getattr(actor, "service_stats", None),
     )

@@ -132,7 +132,7 @@ class Transport(Protocol):
         ...
 
     async def discover(self, name: str, *, wait: float = 0.25) -> list[ServiceInfo]:
-        """Return the live instances of a service that answer within ``wait`` seconds, ordered by their ids."""
+        """Return the live instances of a service, or of all (""), that answer within ``wait`` seconds, by their ids."""
         ...
 
     async def stats(self, name: str, *, wait: float = 0.25) -> list[ServiceStats]:

@@ -72,6 +72,7 @@ from .errors import (
     PermissionDenied,
     RemoteError,
     SlowConsumer,
+    StepLimitExceeded,
     TooLarge,
     Unauthenticated,
     Unavailable,
@@ -144,6 +145,7 @@ from .synthetic_data import (
     SyntheticDataGenerationRequest,
     SyntheticDataGenerationResponse,
 )
+from .tools import ToolOffer, tool_offers
 from .webmethod import Operation, Parameter, operations_of, webmethod
 from .wire import Reply, Wire, decode, encode
 
@@ -272,6 +274,7 @@ __all__ = [
     "ShieldConfig",
     "ShieldType",
     "SlowConsumer",
+    "StepLimitExceeded",
     "StopReason",
     "SyntheticDataGeneration",
     "SyntheticDataGenerationRequest",
@@ -282,6 +285,7 @@ __all__ = [
     "ToolChoice",
     "ToolDefinition",
     "ToolExecutionStep",
+    "ToolOffer",
     "ToolResponse",
     "TrainingConfig",
     "Turn",
@@ -301,5 +305,6 @@ __all__ = [
     "matches",
     "operations_of",
     "table_of",
+    "tool_offers",
     "webmethod",
 ]

@@ -172,6 +172,13 @@ class Overloaded(AylluError):
     retryable = True
 
 
+class StepLimitExceeded(AylluError):
+    """The agent took as many steps of its model as it may, and has no answer."""
+
+    code = "step_limit_exceeded"
+    http_status = 422
+
+
 class Unavailable(AylluError):
     """No live actor serves this operation at present."""
 

@@ -49,6 +49,8 @@ class Mark:
     assemble: Callable[[Sequence[Any]], Any] | None
     sse: bool
     timeout: float
+    tool: bool
+    idempotent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Operation:
         assemble: makes the reply out of all events (``stream`` only).
         routed_by: the field of the input that names a model; requests then go to actors that serve it.
         timeout: the default deadline in seconds.
+        tool: whether agents may call it as a tool.
+        idempotent: whether a call whose outcome is unknown may be made again.
     """
 
     name: str
@@ -101,6 +105,8 @@ class Operation:
     assemble: Callable[[Sequence[Any]], Any] | None
     routed_by: str | None
     timeout: float
+    tool: bool = False
+    idempotent: bool = False
 
     @property
     def subject(self) -> str:
@@ -177,6 +183,8 @@ def webmethod(
     assemble: Callable[[Sequence[Any]], Any] | None = None,
     sse: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
+    tool: bool = False,
+    idempotent: bool = False,
 ) -> Callable[[F], F]:
     """Mark a method of a Protocol as an operation.
 
@@ -189,8 +197,12 @@ def webmethod(
         assemble: for a streamed method, the function that makes the whole reply out of all events.
         sse: for a method that only streams, send it as server-sent events over HTTP.
         timeout: the default deadline in seconds.
+        tool: agents may call it as a tool: it has one reply, and its docstring tells the model what it does.
+        idempotent: a call whose outcome is unknown, because an executor died over it, may be made again.
     """
-    mark = Mark(route, method, operation_id, api, routed_by, assemble, sse, timeout)
+    mark = Mark(
+        route, method, operation_id, api, routed_by, assemble, sse, timeout, tool, idempotent
+    )
 
     def decorate(function: F) -> F:
         function.__webmethod__ = mark  # type: ignore[attr-defined]
@@ -237,6 +249,8 @@ def _compile(protocol: type, method: str, function: Callable[..., Any]) -> Opera
     input_type, parameters = _input(where, function, hints, method, wrong)
     if mark.routed_by and mark.routed_by not in input_type.__struct_fields__:
         wrong(f"routed_by names the field {mark.routed_by!r}, which the request does not have")
+    if mark.tool and (streams or mark.routed_by):
+        wrong("a tool has one reply, and is not routed by a model")
     kind: Kind = "stream" if streamed_form or mark.sse else "list" if streams else "unary"
     return Operation(
         name=name + STREAM_SUFFIX if streamed_form else name,
@@ -255,6 +269,8 @@ def _compile(protocol: type, method: str, function: Callable[..., Any]) -> Opera
         assemble=mark.assemble,
         routed_by=mark.routed_by,
         timeout=mark.timeout,
+        tool=mark.tool,
+        idempotent=mark.idempotent,
     )
 
 

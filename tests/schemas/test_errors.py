@@ -24,6 +24,7 @@ CODES: dict[str, tuple[int, bool]] = {
     "deadline_exceeded": (504, True),
     "slow_consumer": (503, True),
     "overloaded": (429, True),
+    "step_limit_exceeded": (422, False),
     "unavailable": (503, True),
     "actor_lost": (503, True),
     "bus_error": (503, True),

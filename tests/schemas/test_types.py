@@ -333,6 +333,7 @@ def test_no_type_is_forgotten() -> None:
         s.Agent,
         s.HistoryUse,
         s.Retrieval,
+        s.ToolOffer,
         s.Turn,
         s.TurnEvent,
         *(s.Eq, s.Ne, s.In, s.Lt, s.Gt, s.Exists, s.And, s.Or, s.Not),

@@ -1,0 +1,1 @@
+"""Agents: durable turns, driven by executors over a journal, followed by readers."""

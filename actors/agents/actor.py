@@ -1,0 +1,384 @@
+"""The AgenticSystem API: agents are kept, turns are accepted and followed. Executors take them (`executor.py`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import msgspec
+
+from ...bus.bus import Bus
+from ...bus.context import current_call
+from ...bus.durable import KeyValue
+from ...schemas import (
+    Agent,
+    AgenticSystem,
+    AgenticSystemCreateRequest,
+    AgenticSystemCreateResponse,
+    AgenticSystemExecuteRequest,
+    AgenticSystemExecuteResponse,
+    AgenticSystemExecuteResponseStreamChunk,
+    AgenticSystemTurn,
+    AgentTurns,
+    BusError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    Role,
+    Turn,
+    TurnEvent,
+    TurnStatus,
+    WhenBusy,
+    decode,
+    encode,
+)
+from .journal import durable_claims, ensure_streams, packed, read_command, read_record, unpacked
+from .reader import described, follow, state_of
+from .records import (
+    AGENTS,
+    JOURNAL,
+    AgentRecord,
+    Cancel,
+    Command,
+    Delete,
+    Execute,
+    command_subject,
+    journal_subject,
+    signal_subject,
+    turn_of_journal,
+    wake_subject,
+)
+from .running import AGENT_BUCKET
+from .timeline import Timeline
+from .turn import error_of
+from .validation import resolved
+
+MAX_LISTED = 1000
+FINAL = frozenset((TurnStatus.completed, TurnStatus.cancelled, TurnStatus.failed))
+
+
+class Register:
+    """Agents and what is asked of them, on the bus. Opened by `open_register`."""
+
+    def __init__(self, bus: Bus, agents: KeyValue) -> None:
+        self.bus = bus
+        self.claims = durable_claims(bus)
+        self.agents = agents
+
+    async def record(self, agent: str) -> AgentRecord:
+        """Return an agent.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        entry = await self.agents.get(agent)
+        if entry is None:
+            raise NotFound(f"there is no agent {agent!r}")
+        return decode(await unpacked(self.claims, entry.value), AgentRecord)
+
+    async def ask(
+        self,
+        agent: str,
+        command: Command,
+        msg_id: str,
+        *,
+        expires: float | None = None,
+        idle: bool = False,
+    ) -> None:
+        """Store a command and wake an executor; it is done, whatever dies, once this has returned.
+
+        Args:
+            agent: whose it is.
+            command: what is asked.
+            msg_id: the same for each try.
+            expires: seconds after which a turn is not begun any more.
+            idle: only if nothing else is asked of the agent.
+
+        Raises:
+            Conflict: something is.
+        """
+        subject = command_subject(agent)
+        payload = await packed(self.claims, command)
+        streams = self.bus.storage.streams
+        await streams.append(
+            subject,
+            payload,
+            msg_id=msg_id,
+            expires=expires,
+            expected_last=0 if idle else None,
+        )
+        await streams.append(wake_subject(agent), b"", msg_id=f"wake {msg_id}")
+        # For the executor that works for the agent now: it looks for what ends a running turn.
+        await self.bus.transport.publish(signal_subject(agent), b"")
+
+    async def queued(self, agent: str, turn: str) -> Execute | None:
+        """Return the command of a turn that has not begun."""
+        after = 0
+        subject = command_subject(agent)
+        while entry := await self.bus.storage.streams.first(AGENTS.name, subject, after=after):
+            after = entry.sequence
+            try:
+                command = await read_command(self.claims, entry)
+            except InvalidRequest:
+                continue
+            if isinstance(command, Execute) and command.turn == turn:
+                return command
+        return None
+
+    async def state(self, agent: str, turn: str) -> Turn:
+        """Return a turn as far as it has come.
+
+        Raises:
+            NotFound: the agent has no such turn.
+        """
+        found = await state_of(self.bus, self.claims, agent, turn)
+        if found is not None:
+            return described(agent, turn, found)
+        queued = await self.queued(agent, turn)
+        if queued is None:
+            raise NotFound(f"the agent {agent!r} has no turn {turn!r}")
+        return Turn(
+            agent_uuid=agent,
+            turn_id=turn,
+            status=TurnStatus.queued,
+            epoch=0,
+            index=0,
+            user_messages=queued.messages,
+        )
+
+
+async def open_register(bus: Bus) -> Register:
+    """Return the register of agents; its streams are made where they are missing."""
+    await ensure_streams(bus)
+    return Register(bus, await bus.storage.key_value(AGENT_BUCKET))
+
+
+class TurnStream:
+    """A turn as the draft streams it; in the end ``result`` is the whole response."""
+
+    def __init__(self, events: AsyncGenerator[TurnEvent, None]) -> None:
+        self.result: bytes | None = None
+        self._events = events
+
+    def __aiter__(self) -> TurnStream:
+        return self
+
+    async def __anext__(self) -> AgenticSystemExecuteResponseStreamChunk:
+        async for event in self._events:
+            if event.event is not None:
+                return event.event
+            if not event.recovered:
+                raise BusError(
+                    "events of this turn were lost with the bus; it goes on: follow it by "
+                    "agentic_system.turn.events"
+                )
+            if event.turn is not None:
+                self.result = encode(response_of(event.turn))
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Leave the turn, which goes on."""
+        await self._events.aclose()
+
+
+def response_of(turn: Turn) -> AgenticSystemExecuteResponse:
+    """Return the response to the execution of a turn that has ended.
+
+    Raises:
+        AylluError: it was cancelled, or it failed; the details name the turn.
+    """
+    if turn.response_message is None:
+        error = error_of(turn.error)
+        error.details = {**error.details, "turn_id": turn.turn_id}
+        raise error
+    return AgenticSystemExecuteResponse(
+        AgenticSystemTurn(
+            user_messages=turn.user_messages,
+            steps=turn.steps,
+            response_message=turn.response_message,
+            turn_id=turn.turn_id,
+            usage=turn.usage,
+            history=turn.history,
+        )
+    )
+
+
+class AgenticSystemActor(AgenticSystem):
+    """Keeps agents, and accepts their turns."""
+
+    service_name = "agentic-system"
+
+    def __init__(self, register: Register) -> None:
+        self._register = register
+
+    async def create(self, request: AgenticSystemCreateRequest) -> AgenticSystemCreateResponse:
+        """Create an agent; see `AgenticSystem.create`."""
+        if not request.uuid:
+            raise InvalidRequest("an agent has a uuid")
+        known = Conflict(f"there is an agent {request.uuid!r} already")
+        if await self._register.agents.get(request.uuid) is not None:
+            raise known
+        record = await resolved(self._register.bus, request, time.time())
+        payload = await packed(self._register.claims, record)
+        try:
+            await self._register.agents.create(request.uuid, payload)
+        except Conflict as error:
+            raise known from error
+        return AgenticSystemCreateResponse(request.uuid)
+
+    async def execute(self, request: AgenticSystemExecuteRequest) -> AgenticSystemExecuteResponse:
+        """Take a turn, and wait for its end; see `AgenticSystem.execute`."""
+        turn = await self._accept(request)
+        async with aclosing(self._follow(request.agent_uuid, turn)) as events:
+            async for event in events:
+                if event.turn is not None and event.turn.status in FINAL:
+                    return response_of(event.turn)
+        raise BusError("the turn cannot be followed to its end")
+
+    def stream_execute(self, request: AgenticSystemExecuteRequest) -> TurnStream:
+        """Take a turn, and tell what happens; see `AgenticSystem.stream_execute`."""
+
+        async def events() -> AsyncGenerator[TurnEvent, None]:
+            turn = await self._accept(request)
+            async with aclosing(self._follow(request.agent_uuid, turn)) as found:
+                async for event in found:
+                    yield event
+
+        return TurnStream(events())
+
+    async def _accept(self, request: AgenticSystemExecuteRequest) -> str:
+        """Store a turn, and return its id."""
+        agent = request.agent_uuid
+        check_messages(request)
+        await self._register.record(agent)
+        turn = request.turn_id or uuid4().hex
+        streams = self._register.bus.storage.streams
+        if request.turn_id is not None and (
+            await streams.first(JOURNAL.name, journal_subject(agent, turn)) is not None
+        ):
+            return turn  # It was accepted before, and is followed again.
+        context = current_call.get()
+        command = Execute(
+            turn,
+            request.messages,
+            request.turn_history,
+            interrupt=request.when_busy is WhenBusy.interrupt,
+            traceparent=context.traceparent if context else "",
+        )
+        try:
+            await self._register.ask(
+                agent,
+                command,
+                f"{agent}/{turn}",
+                expires=request.expires_in,
+                idle=request.when_busy is WhenBusy.reject,
+            )
+        except Conflict as error:
+            raise Conflict(f"the agent {agent!r} is busy") from error
+        return turn
+
+    def _follow(self, agent: str, turn: str) -> AsyncGenerator[TurnEvent, None]:
+        return follow(self._register.bus, self._register.claims, agent, turn)
+
+    async def delete(self, agent_id: str) -> None:
+        """Remove an agent; see `AgenticSystem.delete`."""
+        record = await self._register.record(agent_id)
+        await self._register.ask(agent_id, Delete(record), f"delete {agent_id} {record.created}")
+        await self._register.agents.delete(agent_id)
+
+    async def get(self, agent_id: str) -> Agent:
+        """Return an agent; see `AgenticSystem.get`."""
+        return _agent(await self._register.record(agent_id))
+
+    async def list(self) -> AsyncIterator[Agent]:
+        """List all agents; see `AgenticSystem.list`."""
+        for name in await self._register.agents.keys():
+            try:
+                yield _agent(await self._register.record(name))
+            except NotFound:
+                continue  # It was removed meanwhile.
+
+
+def _agent(record: AgentRecord) -> Agent:
+    created = datetime.fromtimestamp(record.created, UTC)
+    return Agent(record.config.uuid, created, record.config)
+
+
+def check_messages(request: AgenticSystemExecuteRequest) -> None:
+    """Refuse what no turn can begin with.
+
+    Raises:
+        InvalidRequest: there is no message, or one is not the user's, or none of its tools'.
+    """
+    if not request.messages:
+        raise InvalidRequest("messages: a turn begins with at least one")
+    for number, message in enumerate(request.messages):
+        if message.role not in (Role.user, Role.tool):
+            raise InvalidRequest(
+                f"messages[{number}].role: a turn begins with messages of the roles user and tool, not {message.role}"
+            )
+        if not message.content and not message.tool_responses:
+            raise InvalidRequest(f"messages[{number}]: it is empty")
+
+
+class AgentTurnsActor(AgentTurns):
+    """Tells of turns, and cancels them."""
+
+    service_name = "agent-turns"
+
+    def __init__(self, register: Register) -> None:
+        self._register = register
+
+    async def get(self, agent_id: str, turn_id: str) -> Turn:
+        """Return a turn; see `AgentTurns.get`."""
+        return await self._register.state(agent_id, turn_id)
+
+    async def list(self, agent_id: str, limit: int = 100) -> AsyncIterator[Turn]:
+        """List turns; see `AgentTurns.list`."""
+        if not 1 <= limit <= MAX_LISTED:
+            raise InvalidRequest(f"limit is from 1 to {MAX_LISTED}")
+        await self._register.record(agent_id)
+        found: dict[str, Timeline] = {}
+        subject = journal_subject(agent_id, "x").replace(".x.step", ".*.step")
+        streams = self._register.bus.storage.streams
+        async with streams.replay(JOURNAL.name, subject) as entries:
+            async for entry in entries:
+                timeline = found.setdefault(turn_of_journal(entry.subject), Timeline())
+                payload = await unpacked(self._register.claims, entry.payload)
+                timeline.record(read_record(payload))
+        for name, timeline in list(found.items())[-limit:]:
+            yield msgspec.structs.replace(described(agent_id, name, timeline), steps=[])
+
+    async def events(
+        self, agent_id: str, turn_id: str, epoch: int = 0, index: int = 0
+    ) -> AsyncIterator[TurnEvent]:
+        """Follow a turn; see `AgentTurns.events`."""
+        if index < 0 or epoch < 0:
+            raise InvalidRequest("a position is not negative")
+        await self._register.state(agent_id, turn_id)
+        register = self._register
+        async with aclosing(
+            follow(register.bus, register.claims, agent_id, turn_id, epoch=epoch, index=index)
+        ) as events:
+            async for event in events:
+                yield event
+
+    async def cancel(self, agent_id: str, turn_id: str, reason: str = "") -> Turn:
+        """Cancel a turn; see `AgentTurns.cancel`."""
+        state = await self._register.state(agent_id, turn_id)
+        if state.status in FINAL:
+            return state
+        await self._register.ask(
+            agent_id, Cancel(turn_id, reason), f"cancel {agent_id}/{turn_id} {uuid4().hex}"
+        )
+        if state.status is TurnStatus.queued:
+            return state  # It ends when its time comes.
+        register = self._register
+        async with aclosing(follow(register.bus, register.claims, agent_id, turn_id)) as events:
+            async for event in events:
+                if event.turn is not None and event.turn.status in FINAL:
+                    return event.turn
+        raise BusError("the turn cannot be followed to its end")

@@ -1,0 +1,135 @@
+"""Following a turn: what was, then what comes, from the journal and the deltas, to its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from ...bus.bus import Bus
+from ...bus.claims import Claims
+from ...schemas import NotFound, Turn, TurnEvent
+from ...schemas.tasks import background_tasks
+from .journal import read_delta, read_record, standing_records, unpacked
+from .records import DELTAS, JOURNAL, Delta, JournalRecord, delta_subject, journal_subject
+from .timeline import Timeline
+
+log = logging.getLogger(__name__)
+
+AHEAD = 256
+"""How many records and deltas wait to be looked at."""
+
+
+@asynccontextmanager
+async def _merged(
+    bus: Bus, claims: Claims, agent: str, turn: str
+) -> AsyncIterator[AsyncIterator[JournalRecord | Delta]]:
+    """Read the journal and the deltas of a turn, as they come."""
+    send, receive = anyio.create_memory_object_stream[JournalRecord | Delta](AHEAD)
+    streams = bus.storage.streams
+
+    async def read_journal(to: MemoryObjectSendStream[JournalRecord | Delta]) -> None:
+        async with streams.read(JOURNAL.name, journal_subject(agent, turn)) as entries:
+            async for entry in entries:
+                await to.send(read_record(await unpacked(claims, entry.payload)))
+
+    async def read_deltas(to: MemoryObjectSendStream[JournalRecord | Delta]) -> None:
+        while True:
+            try:
+                async with streams.read(DELTAS.name, delta_subject(agent, turn)) as entries:
+                    async for entry in entries:
+                        delta = read_delta(entry)
+                        if delta is not None:
+                            await to.send(delta)
+            except NotFound:
+                # The stream was made anew after the broker's restart: its deltas are gone, new ones come.
+                log.debug("the deltas of a turn are read anew")
+                await streams.ensure(DELTAS)
+
+    async with background_tasks() as tasks, send, receive:
+        tasks.start_soon(read_journal, send)
+        tasks.start_soon(read_deltas, send)
+        yield receive
+
+
+async def follow(
+    bus: Bus, claims: Claims, agent: str, turn: str, *, epoch: int = 0, index: int = 0
+) -> AsyncGenerator[TurnEvent, None]:
+    """Yield the events of a turn from a position; the last one has the whole turn.
+
+    Args:
+        bus: the bus.
+        claims: keeps large records.
+        agent: the agent.
+        turn: the turn; it need not have begun.
+        epoch: that of the position; 0 where nothing was seen.
+        index: the first event that is wanted.
+    """
+    timeline = Timeline(index)
+    checked = not index
+    async with _merged(bus, claims, agent, turn) as entries:
+        async for entry in entries:
+            events = timeline.delta(entry) if isinstance(entry, Delta) else timeline.record(entry)
+            known = timeline.turn
+            if not checked and known.began is not None and not isinstance(entry, Delta):
+                # Deltas may be ahead of the journal; a position of another epoch is of other events.
+                timeline.lost = timeline.lost or epoch != known.epoch
+                checked = True
+            if timeline.lost:
+                timeline.lost, timeline.next = False, known.index
+                yield TurnEvent(
+                    known.epoch,
+                    known.index,
+                    turn=described(agent, turn, timeline),
+                    recovered=False,
+                )
+                events = timeline.told()
+            for event in events:
+                yield TurnEvent(known.epoch, event.index, event.chunk)
+            if known.ended is not None:
+                yield TurnEvent(known.epoch, known.index, turn=described(agent, turn, timeline))
+                return
+
+
+async def state_of(bus: Bus, claims: Claims, agent: str, turn: str) -> Timeline | None:
+    """Return a turn as far as it has come; None where it has not begun."""
+    if await bus.storage.streams.first(JOURNAL.name, journal_subject(agent, turn)) is None:
+        return None
+    timeline = Timeline()
+    async with standing_records(bus, claims, agent, turn) as records:
+        async for _, record in records:
+            timeline.record(record)
+    if timeline.turn.ended is None:
+        subject = delta_subject(agent, turn)
+        async with bus.storage.streams.replay(DELTAS.name, subject) as entries:
+            async for entry in entries:
+                delta = read_delta(entry)
+                if delta is not None:
+                    timeline.delta(delta)
+    return timeline
+
+
+def described(agent: str, name: str, timeline: Timeline) -> Turn:
+    """Return a turn as clients see it."""
+    turn = timeline.turn
+    began, ended = turn.began, turn.ended
+    return Turn(
+        agent_uuid=agent,
+        turn_id=name,
+        status=turn.status,
+        epoch=turn.epoch,
+        index=max(turn.index, timeline.next),
+        user_messages=began.messages if began else [],
+        steps=turn.steps,
+        partial_text=timeline.partial_text,
+        response_message=ended.response if ended else None,
+        error=ended.error if ended else None,
+        usage=turn.usage if began else None,
+        history=turn.use if began else None,
+        begun_at=datetime.fromtimestamp(began.at, UTC) if began else None,
+        ended_at=datetime.fromtimestamp(ended.at, UTC) if ended else None,
+    )

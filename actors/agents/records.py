@@ -1,0 +1,303 @@
+"""What agents store on the bus: agents, commands, the journal of a turn, deltas, history; and the streams that keep it.
+
+    KV agents                                an agent's definition
+    ayllu.v1.agent.<agent>.command           what is asked of an agent, until it is done
+    ayllu.v1.agent.<agent>.history           what its turns left behind
+    ayllu.v1.wake.agent.<agent>              the work queue of wake-ups
+    ayllu.v1.turn.<agent>.<turn>.step        the journal of a turn, fenced
+    ayllu.v1.turn.<agent>.<turn>.delta       tokens as they come, in memory
+
+Records of a journal have a version; what an older one wrote stays readable (tests/actors/agents/journals).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from ...bus.durable import StreamSpec
+from ...bus.subjects import ROOT, decode_token, encode_token
+from ...schemas import (
+    AgenticSystemCreateRequest,
+    AgenticSystemTurn,
+    ErrorInfo,
+    ExecutionStepType,
+    HistoryUse,
+    MemoryBankDocument,
+    Message,
+    StopReason,
+    TokenUsage,
+    ToolCall,
+    ToolResponse,
+    TurnStatus,
+)
+
+VERSION = 1
+DAY = 86_400.0
+
+AGENTS = StreamSpec(
+    name="AGENTS",
+    subjects=(f"{ROOT}.agent.*.command", f"{ROOT}.agent.*.history"),
+    max_bytes=4 << 30,
+    # A full stream refuses new turns: nothing that was accepted may be lost.
+    discard="new",
+)
+WAKE = StreamSpec(
+    name="AGENT_WAKE",
+    subjects=(f"{ROOT}.wake.agent.*",),
+    work_queue=True,
+    max_bytes=256 << 20,
+    discard="new",
+)
+JOURNAL = StreamSpec(
+    name="TURNS", subjects=(f"{ROOT}.turn.*.*.step",), max_bytes=8 << 30, max_age=30 * DAY
+)
+DELTAS = StreamSpec(
+    name="TURN_DELTAS",
+    subjects=(f"{ROOT}.turn.*.*.delta",),
+    storage="memory",
+    max_bytes=256 << 20,
+    max_age=3600.0,
+)
+STREAMS = (AGENTS, WAKE, JOURNAL, DELTAS)
+
+
+def command_subject(agent: str) -> str:
+    """Return where an agent is told what to do."""
+    return f"{ROOT}.agent.{encode_token(agent)}.command"
+
+
+def history_subject(agent: str) -> str:
+    """Return where an agent's turns leave their dialogs."""
+    return f"{ROOT}.agent.{encode_token(agent)}.history"
+
+
+def wake_subject(agent: str) -> str:
+    """Return where executors are told that an agent has something to do."""
+    return f"{ROOT}.wake.agent.{encode_token(agent)}"
+
+
+def agent_of_wake(subject: str) -> str:
+    """Return the agent that a wake-up is for.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return decode_token(subject.removeprefix(f"{ROOT}.wake.agent."))
+
+
+def signal_subject(agent: str) -> str:
+    """Return where an executor that works for an agent hears that there is a new command; live, not stored."""
+    return f"{ROOT}.signal.agent.{encode_token(agent)}"
+
+
+def journal_subject(agent: str, turn: str) -> str:
+    """Return where the journal of a turn is."""
+    return f"{ROOT}.turn.{encode_token(agent)}.{encode_token(turn)}.step"
+
+
+def turn_of_journal(subject: str) -> str:
+    """Return the turn that a journal is of."""
+    return decode_token(subject.split(".")[4])
+
+
+def delta_subject(agent: str, turn: str) -> str:
+    """Return where the tokens of a turn go."""
+    return f"{ROOT}.turn.{encode_token(agent)}.{encode_token(turn)}.delta"
+
+
+class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool that the server runs: an operation of an actor on the bus.
+
+    Attributes:
+        name: what the model calls it.
+        operation: the operation.
+        subject: where its requests go.
+        schema: the JSON schema of its arguments.
+        idempotent: whether a call whose outcome is unknown may be made again.
+    """
+
+    name: str
+    operation: str
+    subject: str
+    schema: dict[str, Any]
+    idempotent: bool = False
+
+
+class AgentRecord(msgspec.Struct, frozen=True):
+    """An agent: what it was created with, what that was resolved to, when, and the model's context in tokens."""
+
+    config: AgenticSystemCreateRequest
+    tools: list[BoundTool]
+    context: int
+    created: float
+
+
+# Commands.
+
+
+class Execute(msgspec.Struct, frozen=True, tag_field="c", tag="execute", omit_defaults=True):
+    """Take a turn; ``interrupt``: cancel what runs and waits before it."""
+
+    turn: str
+    messages: list[Message]
+    turn_history: list[AgenticSystemTurn] | None = None
+    interrupt: bool = False
+    traceparent: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag_field="c", tag="cancel"):
+    """Cancel a turn."""
+
+    turn: str
+    reason: str
+
+
+class Delete(msgspec.Struct, frozen=True, tag_field="c", tag="delete"):
+    """The agent, as it was, is removed: end all of its turns, and forget it."""
+
+    agent: AgentRecord
+
+
+Command = Execute | Cancel | Delete
+
+
+# The journal.
+
+
+class Record(msgspec.Struct, frozen=True, tag_field="e", kw_only=True, omit_defaults=True):
+    """An entry of a journal; ``at`` is its time in seconds since the epoch."""
+
+    at: float
+
+
+class Began(Record, frozen=True, tag="began", kw_only=True):
+    """The turn, and its first step, began.
+
+    Attributes:
+        version: of the records.
+        agent: the agent as it was then.
+        messages: what the user said.
+        history: the earlier turns that the model may see, oldest first.
+        use: how much of the history that is.
+        step: the kind of the first step.
+        attempt: the executor's claim on the turn, from 1.
+        executor: who made it.
+        epoch: see `TurnEvent`.
+        deltas: which stream of deltas was there.
+    """
+
+    version: int = VERSION
+    agent: AgentRecord
+    turn: str
+    messages: list[Message]
+    history: list[list[Message]]
+    use: HistoryUse
+    step: ExecutionStepType
+    attempt: int = 1
+    executor: str = ""
+    epoch: int = 1
+    deltas: str = ""
+    traceparent: str = ""
+
+
+class Claimed(Record, frozen=True, tag="claimed"):
+    """Another executor goes on; see `Began`."""
+
+    attempt: int
+    executor: str
+    epoch: int
+    deltas: str = ""
+
+
+class StepBegan(Record, frozen=True, tag="step"):
+    """A step began; ``calls`` are those of a tool execution, which from here on may be in flight."""
+
+    kind: ExecutionStepType
+    calls: list[ToolCall] = []
+
+
+class Retrieved(Record, frozen=True, tag="retrieved"):
+    """A memory retrieval ended."""
+
+    documents: list[MemoryBankDocument]
+    scores: list[float]
+
+
+class Said(Record, frozen=True, tag="said"):
+    """A model inference ended.
+
+    Attributes:
+        text: all of it.
+        cuts: where each delta that readers may have seen ended, in characters: so that each can be told again.
+        tool_calls: what the model wants to be run.
+        stop_reason: why it ended; ``not_stopped`` if it was cut off.
+        usage: its tokens.
+        logprobs: one for each token, if the agent wants them.
+    """
+
+    text: str
+    cuts: list[int]
+    tool_calls: list[ToolCall] = []
+    stop_reason: StopReason = StopReason.finished_ok
+    usage: TokenUsage | None = None
+
+
+class Resumed(Record, frozen=True, tag="resumed"):
+    """What of a cut-off inference readers may have seen: the next executor goes on from there; see `Said`."""
+
+    text: str
+    cuts: list[int]
+
+
+Outcome = Literal["ok", "failed", "invalid", "unknown", "cancelled"]
+
+
+class Answered(Record, frozen=True, tag="answered"):
+    """A tool call, by its place in the step, has its response; only an ``ok`` one is the tool's own."""
+
+    call: int
+    response: ToolResponse
+    outcome: Outcome = "ok"
+
+
+class HistoryCut(Record, frozen=True, tag="history"):
+    """So many turns of the history, from the oldest on, are not shown to the model any more; a summary may be."""
+
+    use: HistoryUse
+
+
+class Ended(Record, frozen=True, tag="ended"):
+    """The turn ended."""
+
+    status: TurnStatus
+    response: Message | None = None
+    error: ErrorInfo | None = None
+
+
+JournalRecord = (
+    Began | Claimed | StepBegan | Retrieved | Said | Resumed | Answered | HistoryCut | Ended
+)
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens of the step that runs, or, without any, the seal with which an executor begins its attempt.
+
+    Attributes:
+        attempt: whose they are; after the first of a later attempt those of an earlier one count no more, for everybody
+            alike, since all read them in the order of their stream.
+        index: the index of the first one's event.
+        texts: the deltas.
+    """
+
+    attempt: int
+    index: int
+    texts: list[str] = []
+
+
+class HistoryTurn(msgspec.Struct, frozen=True):
+    """What a turn left behind: the messages as the model sees them."""
+
+    turn: str
+    messages: list[Message]

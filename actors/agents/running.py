@@ -1,0 +1,451 @@
+"""One turn in the hands of an executor: what the plan says is done, what came of it is written, until the turn has ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from ...bus.bus import Bus
+from ...bus.claims import Claims
+from ...bus.client import client
+from ...bus.deadletters import bury
+from ...bus.durable import Entry
+from ...schemas import (
+    AylluError,
+    Cancelled,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    ErrorInfo,
+    ExecutionStepType,
+    HistoryUse,
+    InternalError,
+    InvalidRequest,
+    MemoryBankDocument,
+    MemoryBankDocuments,
+    MemoryBankQuery,
+    Message,
+    ToolCall,
+    TurnStatus,
+    decode,
+)
+from ...schemas.tasks import background_tasks
+from .history import (
+    SUMMARY_TOKENS,
+    chosen_history,
+    question_of,
+    shorter,
+    summary_dialog,
+    within_budget,
+)
+from .inference import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE, Inference, summarised
+from .journal import Fenced, Journal, packed, read_command, unpacked
+from .plan import (
+    MAX_ATTEMPTS,
+    Action,
+    BeginStep,
+    End,
+    Infer,
+    Retrieve,
+    RunTools,
+    Summarise,
+    closing_records,
+    next_action,
+)
+from .records import (
+    AGENTS,
+    DELTAS,
+    AgentRecord,
+    Answered,
+    Began,
+    Cancel,
+    Command,
+    Delete,
+    Ended,
+    Execute,
+    HistoryCut,
+    HistoryTurn,
+    Resumed,
+    Retrieved,
+    StepBegan,
+    command_subject,
+    history_subject,
+)
+from .tools import run_tool, unknown_outcome
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+AGENT_BUCKET = "agents"
+CLOSE_SECONDS = 30.0
+"""How long the end of a cancelled turn may take to be written."""
+
+
+class Desk:
+    """What an executor has before it while it works for one agent.
+
+    Attributes:
+        bus: the bus.
+        claims: keeps what is too large for a stream.
+        agent: whose turns are taken.
+        executor: who works.
+        look: set when there may be a new command.
+        done: whether all that the agent was asked for is done.
+    """
+
+    def __init__(self, bus: Bus, claims: Claims, agent: str, executor: str) -> None:
+        self.bus = bus
+        self.claims = claims
+        self.agent = agent
+        self.executor = executor
+        self.look = anyio.Event()
+        self.done = False
+
+    async def later(self, after: int) -> list[Command]:
+        """Return the commands after a sequence."""
+        found: list[Command] = []
+        subject = command_subject(self.agent)
+        while entry := await self.bus.storage.streams.first(AGENTS.name, subject, after=after):
+            after = entry.sequence
+            try:
+                found.append(await read_command(self.claims, entry))
+            except InvalidRequest:
+                continue  # It becomes a dead letter when its time comes.
+        return found
+
+
+async def run_turn(desk: Desk, entry: Entry, command: Execute) -> bool:
+    """Take a turn to its end; false if another executor has taken it over.
+
+    Raises:
+        BusError: the bus is away for long.
+    """
+    # A dead letter that is sent again is a new turn: its old one has ended.
+    turn = (
+        f"{command.turn}~{entry.sequence}" if entry.msg_id.startswith("replay:") else command.turn
+    )
+    journal = Journal(desk.bus, desk.claims, desk.agent, turn, desk.executor)
+    running = _Running(desk, entry, command, journal)
+    try:
+        await journal.load()
+        if journal.turn.began is None:
+            if not await running.begin(turn):
+                return True
+        elif journal.turn.ended is None:
+            await running.take_over()
+        if journal.turn.ended is None:
+            await running.drive()
+        await running.leave_behind()
+    except Fenced:
+        log.info("the turn %r of %r has another executor", turn, desk.agent)
+        return False
+    return True
+
+
+async def persistently(work: Callable[[], Awaitable[T]]) -> T:
+    """Do something that may be tried again, and try it again while its actor or the bus is away.
+
+    Raises:
+        AylluError: it fails for good, or for `PATIENCE` seconds.
+    """
+    pause, give_up = FIRST_PAUSE, anyio.current_time() + PATIENCE
+    while True:
+        try:
+            return await work()
+        except AylluError as error:
+            if not error.retryable or anyio.current_time() > give_up:
+                raise
+            log.info("trying again: %s", error)
+        await anyio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def passages(
+    bus: Bus, bank: str, query: MemoryBankQuery
+) -> list[tuple[MemoryBankDocument, float]]:
+    """Return what a bank has on a question: documents as far as the model sees them, the passages that were found."""
+    found: list[tuple[MemoryBankDocument, float]] = []
+    async for result in client(MemoryBankDocuments, bus).query(bank, [query]):
+        whole = {document.uuid: document for document in result.documents}
+        for match in result.matches:
+            source = whole[match.document_uuid]
+            passage = MemoryBankDocument(
+                source.uuid, match.chunk.encode(), source.metadata, "text/plain"
+            )
+            found.append((passage, match.score))
+    return found
+
+
+class _Running:
+    def __init__(self, desk: Desk, entry: Entry, command: Execute, journal: Journal) -> None:
+        self._desk = desk
+        self._entry = entry
+        self._command = command
+        self._journal = journal
+        self._inference: Inference | None = None
+        self._cancelled: AylluError | None = None
+
+    # How it begins.
+
+    async def begin(self, name: str) -> bool:
+        """Write that the turn begins; false where there is no agent any more."""
+        later = await self._desk.later(self._entry.sequence)
+        agent = await self._agent(later)
+        if agent is None:
+            log.warning("the agent %r of a turn is gone", self._desk.agent)
+            return False
+        error = self._cancel_among(later)
+        if self._entry.expired:
+            error = error or DeadlineExceeded("the turn expired before it could begin")
+        messages = self._command.messages
+        turns = await self._history()
+        use = HistoryUse(policy=agent.config.history_policy)
+        try:
+            use = chosen_history(agent, turns, messages)
+        except ContextLengthExceeded as exceeded:
+            error = error or exceeded
+        streams = self._desk.bus.storage.streams
+        began = Began(
+            at=time.time(),
+            agent=agent,
+            turn=name,
+            messages=messages,
+            history=turns[-use.turns :] if use.turns else [],
+            use=use,
+            step=ExecutionStepType.memory_retrieval
+            if agent.config.memory_bank_uuids and question_of(messages)
+            else ExecutionStepType.model_inference,
+            executor=self._desk.executor,
+            deltas=(await streams.state(DELTAS.name)).made,
+            traceparent=self._command.traceparent,
+        )
+        await self._journal.append(began)
+        if error is not None:
+            await self._stop(error)
+        return True
+
+    async def _agent(self, later: Sequence[Command]) -> AgentRecord | None:
+        for command in later:
+            if isinstance(command, Delete):
+                return command.agent
+        bucket = await self._desk.bus.storage.key_value(AGENT_BUCKET)
+        entry = await bucket.get(self._desk.agent)
+        if entry is None:
+            return None
+        return decode(await unpacked(self._desk.claims, entry.value), AgentRecord)
+
+    async def _history(self) -> list[list[Message]]:
+        given = self._command.turn_history
+        if given is not None:
+            return [[*turn.user_messages, turn.response_message] for turn in given]
+        subject = history_subject(self._desk.agent)
+        streams = self._desk.bus.storage.streams
+        if await streams.first(AGENTS.name, subject) is None:
+            return []
+        turns = []
+        async with streams.replay(AGENTS.name, subject) as entries:
+            async for entry in entries:
+                payload = await unpacked(self._desk.claims, entry.payload)
+                turns.append(decode(payload, HistoryTurn).messages)
+        return turns
+
+    async def take_over(self) -> None:
+        """Claim a turn whose executor is lost, and find out what it told last."""
+        texts = await self._journal.claim(self._desk.executor, time.time())
+        step = self._journal.turn.step
+        if texts and step is not None and step.kind is ExecutionStepType.model_inference:
+            text, cuts = step.text, list(step.cuts)
+            for piece in texts:
+                text += piece
+                cuts.append(len(text))
+            await self._journal.append(Resumed(at=time.time(), text=text, cuts=cuts))
+
+    # How it goes on.
+
+    async def drive(self) -> None:
+        """Do what there is to do until the turn has ended, or is cancelled."""
+        with anyio.CancelScope() as scope:
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._watch, scope)
+                await self._go_on()
+        if self._cancelled is not None and self._journal.turn.ended is None:
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                await self._stop(self._cancelled)
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        """Look for commands that end this turn, now and whenever there may be a new one."""
+        while True:
+            self._desk.look = anyio.Event()
+            commands = await persistently(lambda: self._desk.later(self._entry.sequence))
+            error = self._cancel_among(commands)
+            if error is not None:
+                self._cancelled = error
+                scope.cancel()
+                return
+            await self._desk.look.wait()
+
+    def _cancel_among(self, commands: Sequence[Command]) -> AylluError | None:
+        for command in commands:
+            match command:
+                case Cancel() if command.turn == self._command.turn:
+                    return Cancelled(command.reason or "the turn was cancelled")
+                case Execute() if command.interrupt:
+                    return Cancelled("another turn took the place of this one")
+                case Delete():
+                    return Cancelled("the agent was deleted")
+        return None
+
+    async def _go_on(self) -> None:
+        while (action := next_action(self._journal.turn)) is not None:
+            try:
+                await self._do(action)
+            except Fenced:
+                raise
+            except ContextLengthExceeded as error:
+                use = shorter(self._journal.turn.use)
+                if use is None:
+                    await self._stop(error)
+                else:
+                    await self._journal.append(HistoryCut(at=time.time(), use=use))
+            except AylluError as error:
+                await self._stop(error)
+            except Exception:
+                log.exception("a turn of %r failed", self._desk.agent)
+                await self._stop(InternalError("the executor failed; its log says why"))
+
+    async def _do(self, action: Action) -> None:
+        match action:
+            case BeginStep():
+                begun = StepBegan(at=time.time(), kind=action.kind, calls=list(action.calls))
+                await self._journal.append(begun)
+            case Retrieve():
+                await self._retrieve()
+            case Summarise():
+                await self._summarise(action)
+            case Infer():
+                await self._infer()
+            case RunTools():
+                await self._run_tools(action)
+            case End():
+                await self._end(action)
+
+    async def _infer(self) -> None:
+        self._inference = Inference(self._journal.turn, self._journal.post)
+        said = await self._inference.run(self._desk.bus)
+        self._inference = None
+        await self._journal.append(said)
+
+    async def _summarise(self, action: Summarise) -> None:
+        turn = self._journal.turn
+        dialog = summary_dialog(action.turns, turn.opening.agent.context)
+        summary = await persistently(
+            lambda: summarised(self._desk.bus, turn, dialog, SUMMARY_TOKENS)
+        )
+        use = HistoryUse(
+            policy=turn.use.policy,
+            turns=turn.use.turns,
+            left_out=turn.use.left_out,
+            summary=summary,
+        )
+        await self._journal.append(HistoryCut(at=time.time(), use=use))
+
+    async def _retrieve(self) -> None:
+        turn = self._journal.turn
+        config, wanted = turn.opening.agent.config, turn.opening.agent.config.retrieval
+        query = MemoryBankQuery(
+            text=question_of(turn.opening.messages)[:10_000],
+            k=wanted.k,
+            filter=wanted.filter,
+            mode=wanted.mode,
+            min_score=wanted.min_score,
+        )
+        documents: list[MemoryBankDocument] = []
+        scores: list[float] = []
+        for bank in config.memory_bank_uuids:
+            found = await persistently(partial(passages, self._desk.bus, bank, query))
+            documents += [document for document, _ in found]
+            scores += [score for _, score in found]
+        kept, values = within_budget(documents, scores, wanted.max_tokens)
+        await self._journal.append(Retrieved(at=time.time(), documents=kept, scores=values))
+
+    async def _run_tools(self, action: RunTools) -> None:
+        """Run the calls of a step at once; each answer is written as it comes, one at a time."""
+        writing = anyio.Lock()
+
+        async def run(number: int, call: ToolCall) -> None:
+            turn = self._journal.turn
+            tool = turn.tool(call.tool_name)
+            step = turn.step
+            key = f"{turn.opening.turn}/{step.uuid if step else ''}/{number}"
+            if action.in_flight and tool is not None and not tool.idempotent:
+                answer = unknown_outcome(call)
+            else:
+                answer = await run_tool(self._desk.bus, tool, call, key)
+            async with writing:
+                await self._journal.append(
+                    Answered(
+                        at=time.time(),
+                        call=number,
+                        response=answer.response,
+                        outcome=answer.outcome,
+                    )
+                )
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for number, call in action.calls:
+                    tasks.start_soon(run, number, call)
+        except* Fenced as fenced:
+            raise Fenced(str(fenced.exceptions[0])) from None
+        except* AylluError as group:
+            first = group.exceptions[0]
+            raise first if isinstance(first, AylluError) else BaseException from None
+
+    # How it ends.
+
+    async def _stop(self, error: AylluError) -> None:
+        """End the turn before its time: what runs is closed, what was done is kept."""
+        turn = self._journal.turn
+        said = self._inference.said() if self._inference is not None else None
+        self._inference = None
+        await self._journal.append(*closing_records(turn, time.time(), said))
+        status = TurnStatus.cancelled if isinstance(error, Cancelled) else TurnStatus.failed
+        await self._journal.append(Ended(at=time.time(), status=status, error=error.info))
+
+    async def _end(self, action: End) -> None:
+        if action.lost:
+            await bury(
+                self._desk.bus.storage,
+                self._entry,
+                reason=f"{MAX_ATTEMPTS} executors were lost over it",
+                attempts=MAX_ATTEMPTS,
+            )
+            if action.error is not None:
+                await self._stop(action.error)
+            return
+        error: ErrorInfo | None = action.error.info if action.error else None
+        await self._journal.append(
+            Ended(at=time.time(), status=action.status, response=action.response, error=error)
+        )
+
+    async def leave_behind(self) -> None:
+        """Add what later turns shall see to the agent's history, once."""
+        turn = self._journal.turn
+        messages = turn.left_behind()
+        if not messages:
+            return
+        name = turn.opening.turn
+        subject = history_subject(self._desk.agent)
+        streams = self._desk.bus.storage.streams
+        last = await streams.last(AGENTS.name, subject)
+        if last is not None:
+            payload = await unpacked(self._desk.claims, last.payload)
+            if decode(payload, HistoryTurn).turn == name:
+                return  # Whoever was lost after the turn's end had come so far.
+        left = await packed(self._desk.claims, HistoryTurn(name, messages))
+        await streams.append(subject, left, msg_id=f"{subject}:{name}")

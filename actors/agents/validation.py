@@ -1,0 +1,139 @@
+"""What an agent may be created with: everything that is wrong is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...bus.bus import Bus
+from ...bus.client import client, offered_tools, served_models
+from ...schemas import (
+    AgenticSystemCreateRequest,
+    AylluError,
+    BuiltinTool,
+    InvalidRequest,
+    MemoryBanks,
+    Model,
+    ModelNotFound,
+    NotFound,
+    ToolOffer,
+    Unsupported,
+)
+from ..prompts import parameters_schema
+from .history import budget_of
+from .records import AgentRecord, BoundTool
+from .tools import bind
+
+RESERVED = frozenset(BuiltinTool)
+
+
+async def resolved(bus: Bus, config: AgenticSystemCreateRequest, at: float) -> AgentRecord:
+    """Return an agent as it is kept, if everything that it names is there.
+
+    Raises:
+        AylluError: something is wrong; where several things are, an `InvalidRequest` that lists them in its details.
+    """
+    problems: list[AylluError] = []
+    context = await _context(bus, config, problems)
+    await _check_banks(bus, config, problems)
+    tools = await _tools(bus, config, problems)
+    if config.input_shields or config.output_shields:
+        problems.append(Unsupported("shields are not available in this deployment"))
+    record = AgentRecord(config, tools, context, at)
+    if not problems and budget_of(record, []) <= 0:
+        problems.append(
+            InvalidRequest(
+                f"instructions, tools, retrieval and answer leave no room in the context of {context} tokens"
+            )
+        )
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        messages = [problem.message for problem in problems]
+        raise InvalidRequest(
+            f"the agent cannot be created: {'; '.join(messages)}", details={"problems": messages}
+        )
+    return record
+
+
+async def _context(bus: Bus, config: AgenticSystemCreateRequest, problems: list[AylluError]) -> int:
+    served: dict[str, Model] = {}
+    for model in await served_models(bus):
+        if model.kind == "language":
+            for name in (model.name, *model.aliases):
+                known = served.get(name)
+                # Of several actors that serve it, the one with the least context may get a turn.
+                served[name] = model if known is None or model.context < known.context else known
+    found = served.get(config.model)
+    if found is None:
+        problems.append(
+            ModelNotFound(
+                f"no live actor serves the model {config.model!r}; served are {', '.join(sorted(served))}",
+                details={"model": config.model, "served": sorted(served)},
+            )
+        )
+        return 0
+    return found.context
+
+
+async def _check_banks(
+    bus: Bus, config: AgenticSystemCreateRequest, problems: list[AylluError]
+) -> None:
+    wanted = config.memory_bank_uuids
+    if not wanted:
+        return
+    if len(set(wanted)) < len(wanted):
+        problems.append(InvalidRequest("memory_bank_uuids: a bank is named twice"))
+    try:
+        known = {bank.uuid async for bank in client(MemoryBanks, bus).get()}
+    except AylluError as error:
+        problems.append(error)
+        return
+    problems += [
+        NotFound(f"there is no memory bank {bank!r}") for bank in wanted if bank not in known
+    ]
+
+
+async def _tools(
+    bus: Bus, config: AgenticSystemCreateRequest, problems: list[AylluError]
+) -> list[BoundTool]:
+    declared = {tool.tool_name: tool for tool in config.available_tools}
+    if len(declared) < len(config.available_tools):
+        problems.append(InvalidRequest("available_tools: two tools have the same name"))
+    for tool in config.available_tools:
+        if tool.input_shields or tool.output_shields:
+            problems.append(Unsupported("shields are not available in this deployment"))
+        try:
+            parameters_schema(tool)
+        except AylluError as error:
+            problems.append(error)
+    problems += [
+        InvalidRequest(f"executable_tools: {name!r} is not among the available_tools")
+        for name in sorted(config.executable_tools - declared.keys())
+    ]
+    wanted = sorted(config.executable_tools & declared.keys())
+    offers = await offered_tools(bus) if wanted else {}
+    return [tool for name in wanted if (tool := _bound(name, config, offers, problems)) is not None]
+
+
+def _bound(
+    name: str,
+    config: AgenticSystemCreateRequest,
+    offers: Mapping[str, ToolOffer],
+    problems: list[AylluError],
+) -> BoundTool | None:
+    offer = offers.get(name)
+    if offer is None:
+        if name in RESERVED:
+            problems.append(Unsupported(f"the tool {name!r} is not available in this deployment"))
+        else:
+            known = ", ".join(sorted(offers)) or "none"
+            problems.append(
+                NotFound(f"no live actor offers the tool {name!r}; offered are: {known}")
+            )
+        return None
+    declared = next(tool for tool in config.available_tools if tool.tool_name == name)
+    try:
+        return bind(offer, parameters_schema(declared) if declared.parameters else None)
+    except AylluError as error:
+        problems.append(error)
+        return None
