@@ -74,9 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "kinds",
         nargs="+",
-        choices=["gateway", "inference", "memory"],
+        choices=["gateway", "inference", "memory", "agents"],
         metavar="KIND",
-        help="gateway, inference or memory",
+        help="gateway, inference, memory or agents",
     )
     worker.add_argument("--bus", help="the NATS server's URL; or in the variable AYLLU_BUS_URL")
     worker.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")

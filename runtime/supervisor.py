@@ -4,6 +4,7 @@
     gateway       HTTP and websocket clients' way in
     inference     the models
     memory        banks of documents, and the embedding models
+    agents        agents and their turns
 
 What crashes is started again; the socket and the bus's port stay, so that clients find everything where it was. All of
 them end with the supervisor, however it ends.
@@ -152,7 +153,7 @@ class Tree:
     async def _run_workers(self, task_status: TaskStatus[None]) -> None:
         async with anyio.create_task_group() as workers:
             async with anyio.create_task_group() as starting:
-                for kind in ("inference", "memory", "gateway"):
+                for kind in ("inference", "memory", "agents", "gateway"):
                     starting.start_soon(workers.start, supervise, kind, self._worker(kind))
             task_status.started()
 

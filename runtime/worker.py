@@ -102,10 +102,27 @@ def _memory(setting: Setting) -> Mapping[str, Start]:
     return {"memory": start}
 
 
+def _agents(setting: Setting) -> Mapping[str, Start]:
+    async def start_api(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.agents.actor import AgenticSystemActor, AgentTurnsActor, open_register
+
+        register = await open_register(setting.bus)
+        actors = (AgenticSystemActor(register), AgentTurnsActor(register))
+        await serve(setting.bus, *actors, task_status=task_status)
+
+    async def start_executor(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.agents.executor import Executor
+
+        await Executor(setting.bus).run(task_status=task_status)
+
+    return {"agents": start_api, "executor": start_executor}
+
+
 KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "gateway": _gateway,
     "inference": _inference,
     "memory": _memory,
+    "agents": _agents,
 }
 """What a worker can run: for each kind, what to supervise by its name."""
 

@@ -112,7 +112,8 @@ async def _tools(
     ]
     wanted = sorted(config.executable_tools & declared.keys())
     offers = await offered_tools(bus) if wanted else {}
-    return [tool for name in wanted if (tool := _bound(name, config, offers, problems)) is not None]
+    bound = [_bound(name, config, offers, problems) for name in wanted]
+    return [one for one in bound if one is not None]
 
 
 def _bound(

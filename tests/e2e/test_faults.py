@@ -106,7 +106,7 @@ async def test_the_gateway_is_killed_and_the_client_reconnects(tmp_path: Path) -
 @pytest.mark.requirement("ends-cleanly")
 async def test_sigterm_ends_everything(tmp_path: Path) -> None:
     with running_up(tmp_path / "data") as up:
-        assert len(descendants(up.process.pid)) == 4
+        assert len(descendants(up.process.pid)) == 5
         async with connect(up.url) as stack:
             stream = stack.stream_chat_completion(chat_request("stall"))
             await anext(stream)
@@ -122,7 +122,7 @@ async def test_sigterm_ends_everything(tmp_path: Path) -> None:
 async def test_killed_with_9_its_children_end_too(tmp_path: Path) -> None:
     with running_up(tmp_path / "data") as up:
         below = descendants(up.process.pid)
-        assert len(below) == 4
+        assert len(below) == 5
         up.process.send_signal(signal.SIGKILL)
         up.process.wait(5)
         wait_for("the end of all children", lambda: not any(map(alive, below)), 5)
