@@ -168,7 +168,7 @@ class Turn:
                 events = self._resumed(self._running(Kind.model_inference), record)
             case Said():
                 events = self._said(self._running(Kind.model_inference), record)
-            case Answered():
+            case _:
                 events = self._answered(self._running(Kind.tool_execution), record)
         return events
 

@@ -1,0 +1,184 @@
+"""An executor dies at every boundary of the journal, and between journal and deltas: nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import anyio
+import pytest
+from support.agents import Agents, asked, running_agents
+from support.weather import ANSWER, CONFIG, FORECAST, NOW, WeatherActor, weather_script
+
+from ayllu.actors.agents.executor import Executor
+from ayllu.actors.engines.scripted import Script
+from ayllu.bus.bus import Bus, local_bus
+from ayllu.bus.durable import Appended, Storage, Streams
+from ayllu.schemas import (
+    ModelInferenceStep,
+    NotFound,
+    ToolExecutionStep,
+    TurnEvent,
+    TurnStatus,
+    encode,
+)
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("turn-survives-executors")]
+
+
+class Doomed:
+    """Streams that let their executor die at the n-th write of a turn, before or after it is stored.
+
+    Attributes:
+        writes: how many there were.
+    """
+
+    def __init__(self, streams: Streams, at: int, *, stored: bool) -> None:
+        self._streams = streams
+        self._at = at
+        self._stored = stored
+        self.writes = 0
+        self.died = anyio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._streams, name)
+
+    async def _write(self, write: Any) -> Any:
+        self.writes += 1
+        if self.writes < self._at:
+            return await write()
+        if self.writes == self._at and self._stored:
+            await write()
+        self.died.set()
+        return await anyio.sleep_forever()
+
+    async def append(self, subject: str, payload: bytes, **options: Any) -> Appended:
+        async def write() -> Appended:
+            return await self._streams.append(subject, payload, **options)
+
+        if ".turn." not in subject and not subject.endswith(".history"):
+            return await write()
+        return cast(Appended, await self._write(write))
+
+    async def post(self, subject: str, payload: bytes) -> None:
+        await self._write(lambda: self._streams.post(subject, payload))
+
+
+@dataclass
+class DoomedStorage:
+    streams: Any
+    storage: Storage
+
+    async def key_value(self, bucket: str, *, ttl: float = 0.0) -> Any:
+        return await self.storage.key_value(bucket, ttl=ttl)
+
+    async def objects(self, bucket: str, **options: Any) -> Any:
+        return await self.storage.objects(bucket, **options)
+
+
+@asynccontextmanager
+async def dying_executor(bus: Bus, at: int, *, stored: bool) -> AsyncIterator[Doomed]:
+    """Run an executor until it dies."""
+    doomed = Doomed(bus.storage.streams, at, stored=stored)
+    mortal = replace(bus, storage=cast(Storage, DoomedStorage(doomed, bus.storage)))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(Executor(mortal).run)
+        yield doomed
+        tasks.cancel_scope.cancel()
+
+
+def check(events: list[TurnEvent], keys: list[str], once: int) -> None:
+    """Check what holds after any fault: one end, contiguous events, the whole text, each call executed once."""
+    assert [event.index for event in events] == list(range(len(events)))
+    assert [event.turn is not None for event in events] == [False] * (len(events) - 1) + [True]
+    turn = events[-1].turn
+    assert turn is not None
+    assert turn.status is TurnStatus.completed, turn.error
+    assert turn.response_message is not None
+    texts = [
+        event.event.response_text_delta
+        for event in events
+        if event.event is not None and event.event.response_text_delta
+    ]
+    step = turn.steps[-1]
+    assert isinstance(step, ModelInferenceStep)
+    assert step.text == turn.response_message.content == "".join(texts)
+    assert len(set(keys)) == once
+
+
+async def died_or_done(agents: Agents, doomed: Doomed, turn: str) -> bool:
+    """Wait until an executor has died, or has done all that a turn needs; return which."""
+    while not doomed.died.is_set():
+        history = await agents.bus.storage.streams.last("AGENTS", "ayllu.v1.agent.al.history")
+        if history is not None and encode(turn) in history.payload:
+            return False
+        await anyio.sleep(0.001)
+    return True
+
+
+async def follow_through(agents: Agents, turn: str) -> list[TurnEvent]:
+    while True:
+        try:
+            return await agents.events("al", turn)
+        except NotFound:
+            await anyio.sleep(0.001)  # It is not accepted yet.
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("calls", [(), (NOW, FORECAST)], ids=["answer", "tools"])
+async def test_at_every_write(calls: tuple[str, ...], stored: bool) -> None:
+    script = cast(Script, weather_script(*calls))
+    at, died = 0, True
+    async with local_bus() as bus:
+        weather = WeatherActor()
+        async with running_agents(bus, weather, script=script, executors=0) as agents:
+            await agents.create("al", **CONFIG)
+            while died:
+                at += 1
+                name = f"turn {at}"
+                weather.keys.clear()
+                with anyio.fail_after(20):
+                    async with anyio.create_task_group() as tasks:
+                        async with dying_executor(bus, at, stored=stored) as doomed:
+                            tasks.start_soon(accept, agents, name)
+                            died = await died_or_done(agents, doomed, name)
+                        _, scope = await agents.executor()
+                        events = await follow_through(agents, name)
+                    scope.cancel()
+                check_text(events)
+                check(events, weather.keys, len(set(weather.keys)))
+                check_tools(events, weather.keys)
+                history = [one async for one in agents.turns.list("al")]
+                assert len(history) == at
+            # The whole path has so many writes: begin, tokens, steps, answers, end, history.
+            assert at > (10 if calls else 4)
+
+
+async def accept(agents: Agents, name: str) -> None:
+    """Ask for a turn, and stay with it: its reader must see the same as everybody else."""
+    events = agents.system.stream_execute(asked("al", "How is it?", turn_id=name))
+    seen = [event async for event in events]
+    known = await agents.events("al", name)
+    assert seen == [event.event for event in known[:-1]]
+
+
+def check_text(events: list[TurnEvent]) -> None:
+    turn = events[-1].turn
+    assert turn is not None
+    assert turn.response_message is not None
+    assert turn.response_message.content == ANSWER
+
+
+def check_tools(events: list[TurnEvent], keys: list[str]) -> None:
+    """A call that is not idempotent is made once at most; if it is not known whether it was, the model is told."""
+    turn = events[-1].turn
+    assert turn is not None
+    for step in turn.steps:
+        if isinstance(step, ToolExecutionStep):
+            now, forecast = step.tool_responses
+            # The keys of one step end in the place of the call.
+            assert sum(key.endswith("/0") for key in keys) <= 1
+            assert "sunny" in str(now.content) or "not known" in str(now.content)
+            assert forecast.content == "2 days of sun in Cusco"
