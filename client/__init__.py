@@ -1,6 +1,8 @@
 """The websocket client of ayllu: ``async with connect(url) as stack``."""
 
 from ..schemas.proxy import EventStream
+from .agents import AgentClient
 from .stack import Stack, connect
+from .turns import FollowedTurn
 
-__all__ = ["EventStream", "Stack", "connect"]
+__all__ = ["AgentClient", "EventStream", "FollowedTurn", "Stack", "connect"]

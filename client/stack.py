@@ -27,6 +27,7 @@ from ..schemas import (
     operations_of,
 )
 from ..schemas.proxy import Carrier, add_methods
+from .agents import AgentClient
 from .connection import Connection, WebsocketCall, open_connection
 
 P = TypeVar("P")
@@ -68,6 +69,10 @@ class Stack(Inference, Models, Embeddings, Protocol):
         """Return the client of a further API, an own Protocol with `@webmethod`s."""
         ...
 
+    def agent(self, agent_id: str) -> AgentClient:
+        """Return an agent, whose turns are followed over broken connections to their end."""
+        ...
+
 
 class _Namespace:
     """Holds the operations, and the namespaces, under one name."""
@@ -104,6 +109,9 @@ class _Stack(_Namespace):
         made = _Namespace()
         add_methods(made, operations_of(protocol), self._carrier)
         return made
+
+    def agent(self, agent_id: str) -> AgentClient:
+        return AgentClient(self, agent_id)
 
     @property
     def _carrier(self) -> Carrier:

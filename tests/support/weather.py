@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,8 +13,7 @@ from ayllu.actors.engines.scripted import Step
 from ayllu.bus.context import current_call
 from ayllu.schemas import ToolDefinition, webmethod
 
-ANSWER = "It is sunny in Cusco , and it will stay so until the evening ."
-WORDS = [word if number == 0 else f" {word}" for number, word in enumerate(ANSWER.split())]
+TAIL = " is sunny in Cusco , and it will stay so until the evening ."
 
 
 class Weather(Protocol):
@@ -76,15 +76,19 @@ FORECAST = '{"name": "weather.forecast", "arguments": {"city": "Cusco", "days": 
 
 
 def weather_script(*calls: str) -> object:
-    """Return a script: it calls tools, and when they have answered, says `ANSWER`; it goes on where it was cut off."""
+    """Return a script: it calls tools, and when they have answered, says a number and `TAIL`.
+
+    The number is another one each time, so that an answer that was begun anew can be told from one that was continued.
+    """
+    numbers = itertools.count(1)
 
     def script(prompt: Prompt, _: Generation) -> Sequence[Step]:
         messages = prompt.messages[:-1] if prompt.continues else prompt.messages
         said = prompt.messages[-1].text if prompt.continues else ""
         if messages[-1].role != "tool" and calls:
             return [calling(*calls)]
-        left = ANSWER.removeprefix(said)
-        return [word for word in WORDS if word] if left == ANSWER else _pieces(left)
+        answer = (said.split(" ")[0] or str(next(numbers))) + TAIL
+        return _pieces(answer.removeprefix(said))
 
     return script
 
