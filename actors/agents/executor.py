@@ -149,7 +149,8 @@ class Executor:
                 yield desk
                 tasks.cancel_scope.cancel()
         finally:
-            del self._desks[signal]
+            if self._desks.get(signal) is desk:
+                del self._desks[signal]
             await lease.release()
 
     async def _work(self, desk: Desk) -> None:
@@ -161,7 +162,8 @@ class Executor:
                 if not await run_turn(desk, entry, command):
                     return  # Another executor works on it.
             elif isinstance(command, Delete):
-                await self._forget(desk.agent, entry.sequence)
+                # All of it is of turns that were asked for before: they are taken in order.
+                await self._bus.storage.streams.purge(AGENTS.name, history_subject(desk.agent))
             await self._done(desk.agent, entry)
             after = entry.sequence
         desk.done = True
@@ -183,10 +185,6 @@ class Executor:
     async def _done(self, agent: str, entry: Entry) -> None:
         streams = self._bus.storage.streams
         await streams.purge(AGENTS.name, command_subject(agent), before=entry.sequence + 1)
-
-    async def _forget(self, agent: str, before: int) -> None:
-        streams = self._bus.storage.streams
-        await streams.purge(AGENTS.name, history_subject(agent), before=before)
 
 
 async def _hand_back(delivery: Delivery) -> None:

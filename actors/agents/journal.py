@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import anyio
 import msgspec
@@ -121,11 +122,11 @@ class Journal:
         turn: what has happened, by the records that were written and read.
     """
 
-    def __init__(self, bus: Bus, claims: Claims, agent: str, turn: str, writer: str) -> None:
+    def __init__(self, bus: Bus, claims: Claims, agent: str, turn: str) -> None:
         self.turn = Turn()
         self._bus = bus
         self._claims = claims
-        self._writer = writer
+        self._writer = uuid4().hex  # not even two journals of one process are one writer
         self._subject = journal_subject(agent, turn)
         self._deltas = delta_subject(agent, turn)
         self._last = 0

@@ -129,7 +129,7 @@ async def run_turn(desk: Desk, entry: Entry, command: Execute) -> bool:
     turn = (
         f"{command.turn}~{entry.sequence}" if entry.msg_id.startswith("replay:") else command.turn
     )
-    journal = Journal(desk.bus, desk.claims, desk.agent, turn, desk.executor)
+    journal = Journal(desk.bus, desk.claims, desk.agent, turn)
     running = _Running(desk, entry, command, journal)
     try:
         await journal.load()

@@ -29,6 +29,7 @@ from ...schemas import (
     Message,
     ModelInferenceStep,
     Role,
+    StopReason,
     TokenUsage,
     ToolCall,
     ToolExecutionStep,
@@ -235,10 +236,10 @@ class Turn:
                 prompt_tokens=self.usage.prompt_tokens + record.usage.prompt_tokens,
                 completion_tokens=self.usage.completion_tokens + record.usage.completion_tokens,
             )
-        if record.text or record.tool_calls:
-            self.dialog.append(
-                Message(role=Role.assistant, content=record.text, tool_calls=record.tool_calls)
-            )
+        # What was cut off and is not continued is said anew.
+        cut = record.stop_reason is StopReason.not_stopped
+        if not cut and (record.text or record.tool_calls):
+            self.dialog.append(_spoken(record))
         self.said = record
         self.pending = record.tool_calls
         ended = ModelInferenceStep(
@@ -316,10 +317,14 @@ class Turn:
         if self.ended is None or self.ended.status is TurnStatus.failed:
             return []
         dialog = list(self.dialog)
-        # Calls that nobody answers would confuse the model: those of the client come back in its next message.
-        if len(dialog) == len(self.opening.messages):
-            return []
-        return dialog
+        said = self.said
+        if said is not None and said.stop_reason is StopReason.not_stopped and said.text:
+            dialog.append(_spoken(said))
+        return dialog if len(dialog) > len(self.opening.messages) else []
+
+
+def _spoken(said: Said) -> Message:
+    return Message(role=Role.assistant, content=said.text, tool_calls=said.tool_calls)
 
 
 def error_of(info: ErrorInfo | None) -> AylluError:

@@ -217,7 +217,7 @@ def test_the_step_limit() -> None:
 def test_a_step_that_cannot_be_continued_is_followed_by_another() -> None:
     turn, _ = folded(began(), said("It", stop=StopReason.not_stopped))
     assert next_action(turn) == BeginStep(Kind.model_inference)
-    assert [message.content for message in turn.dialog] == ["How is it in Cusco?", "It"]
+    assert [message.content for message in turn.dialog] == ["How is it in Cusco?"]
 
 
 def test_another_executor_goes_on_in_mid_sentence() -> None:
