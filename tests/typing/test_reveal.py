@@ -28,6 +28,12 @@ async def over_the_websocket(stack: Stack, request: ChatCompletionRequest) -> No
     reveal_type(await stack.post_training.job.status(job_uuid="x"))
     async for document in stack.memory_bank.get(bank_uuid="b", document_uuids=["d"]):
         reveal_type(document)
+    async with stack.agent("a").turn("Hello") as turn:
+        async for told in turn:
+            reveal_type(told)
+        reveal_type(turn.result)
+    async with stack.agent("a").follow("t", epoch=1, index=7) as followed:
+        reveal_type(await followed.cancel())
 """
 
 REVEALED = [
@@ -37,6 +43,9 @@ REVEALED = [
     "ChatCompletionResponse",
     "PostTrainingJobStatusResponse",
     "MemoryBankDocument",
+    "TurnEvent",
+    "Turn",
+    "Turn",
 ]
 
 WRONG = """
