@@ -2,7 +2,8 @@
 
 Scalars come in the query string, the composite parameter or the request in the body (SPEC.md, Operations). A reply is
 JSON, a list is ``application/jsonl``, a stream is server-sent events: unnamed events are the draft's chunks, ``result``
-is the assembled reply, ``error`` an error (SPEC.md, Decision 13).
+is the assembled reply, ``error`` an error (SPEC.md, Decision 13). Events that have positions can be followed from the last
+one on (`positions.py`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from .config import GatewayConfig
 from .forwarding import ForwardedCall, forward
 from .gate import Gate
 from .metrics import Metrics
+from .positions import frame, frame_with_id, has_positions, position_after
 from .session import select_form
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -80,10 +82,13 @@ def read_payload(operation: Operation, request: Request, body: bytes) -> bytes:
     if not operation.parameters:
         return body or b"{}"
     values: dict[str, object] = {}
+    given = position_after(request.headers) if has_positions(operation) else {}
     for parameter in operation.parameters:
         if not parameter.in_query:
             if body or parameter.required:
                 values[parameter.name] = decode(body, parameter.type)
+        elif parameter.name in given:
+            values[parameter.name] = given[parameter.name]  # Newer than what the address says.
         elif parameter.name in query:
             try:
                 values[parameter.name] = convert(
@@ -190,7 +195,8 @@ class OperationEndpoint:
             await _send_whole(send, error.http_status, error_body(error))
             return
         if operation.sse:
-            await _send_events(send, call, events)
+            framed = frame_with_id if has_positions(operation) else frame
+            await _send_events(send, call, events, framed)
         else:
             await _send_lines(send, call, events)
 
@@ -244,13 +250,14 @@ async def _send_lines(send: Send, call: ForwardedCall, events: list[bytes]) -> N
     await _send_body(send, last, more=False)
 
 
-async def _send_events(send: Send, call: ForwardedCall, events: list[bytes]) -> None:
+async def _send_events(
+    send: Send, call: ForwardedCall, events: list[bytes], framed: Callable[[bytes], bytes]
+) -> None:
     await _send_start(send, 200, SSE, None)
     last = b""
     try:
         while events:
-            frames = b"".join(b"data: %b\n\n" % event for event in events)
-            await _send_body(send, frames, more=True)
+            await _send_body(send, b"".join(map(framed, events)), more=True)
             events = await _take_alive(send, call)
         if call.result is not None:
             last = b"event: result\ndata: %b\n\n" % call.result
