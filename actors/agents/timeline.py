@@ -6,6 +6,7 @@ that another one has replaced do not count: the order of their stream decides, w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from ...schemas import AgenticSystemExecuteResponseEventType
@@ -45,8 +46,13 @@ class Timeline:
         self.next = index
         self.lost = False
         self._order = DeltaOrder()
-        self._early: list[Delta] = []  # of attempts that the journal has not told of yet
+        self._early: deque[Delta] = (
+            deque()
+        )  # from one on of an attempt that the journal has not told of yet
         self._texts: dict[int, str] = {}
+        self._solid = (
+            0  # all texts before this one are known, from the last event of the journal on
+        )
         self._events: dict[int, Event] = {}
 
     @property
@@ -64,11 +70,11 @@ class Timeline:
         if isinstance(record, Claimed) and record.epoch != self.turn.epoch:
             self.lost = self.lost or self.next > self.turn.index
             self._texts.clear()
+            self._solid = 0
         for event in self.turn.apply(record):
             self._events[event.index] = event
-        early, self._early = self._early, []
-        for delta in early:
-            self._take(delta)
+        while self._early and self._early[0].attempt <= self.turn.attempt:
+            self._keep(self._early.popleft())
         self._texts = {
             index: text for index, text in self._texts.items() if index >= self.turn.index
         }
@@ -80,14 +86,20 @@ class Timeline:
         return self.told()
 
     def _take(self, delta: Delta) -> None:
-        if delta.attempt > self.turn.attempt:
-            self._early.append(delta)
-            return
+        if self._early or delta.attempt > self.turn.attempt:
+            self._early.append(delta)  # In the order of their stream, which decides.
+        else:
+            self._keep(delta)
+
+    def _keep(self, delta: Delta) -> None:
         for index, text in self._order.accepted(delta):
             self._texts.setdefault(index, text)
 
     def told(self) -> list[Event]:
         """Return what follows without a gap on what was told, and forget it."""
+        self._solid = max(self._solid, self.turn.index)
+        while self._solid in self._texts:
+            self._solid += 1
         found: list[Event] = []
         while True:
             event = self._events.pop(self.next, None) or self._live(self.next)
@@ -99,8 +111,11 @@ class Timeline:
 
     def _live(self, index: int) -> Event | None:
         step = self.turn.step
-        text = self._texts.get(index)
-        if text is None or step is None or step.kind is not Kind.model_inference:
+        if step is None or step.kind is not Kind.model_inference:
+            return None
+        # Behind a gap there may be the end of the step that runs: the text is perhaps another one's.
+        if not self.turn.index <= index < self._solid:
             return None
         progress = AgenticSystemExecuteResponseEventType.step_progress
+        text = self._texts[index]
         return Event(index, Chunk(progress, step.uuid, step.kind, response_text_delta=text))

@@ -293,6 +293,8 @@ def test_a_cancelled_turn_keeps_what_was_said_and_answered() -> None:
     step = turn.steps[0]
     assert isinstance(step, ModelInferenceStep)
     assert (step.text, step.stop_reason) == ("It", StopReason.not_stopped)
+    turn.apply(Ended(at=AT, status=TurnStatus.cancelled))
+    assert [message.content for message in turn.left_behind()][1:] == ["It"]
     turn, _ = folded(
         began(), said("", weather("a"), weather("b")), tools(weather("a"), weather("b"))
     )
