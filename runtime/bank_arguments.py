@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = {
     "list": "ayllu bank list",
@@ -19,11 +21,30 @@ EXAMPLES = {
 EXAMPLE = "\n  ".join(EXAMPLES.values())
 
 
+class _AnyOrder(argparse.ArgumentParser):
+    """Takes options between its words, too: ``create notes --chunk-size 50 FOLDER`` (python/cpython#59317)."""
+
+    _within = False
+
+    def parse_known_args(  # type: ignore[override]  # no overloads: nobody calls it but argparse
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        if self._within:
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
+
+
 def add_bank_arguments(parser: argparse.ArgumentParser, default_url: str) -> None:
     """Add the options and sub-commands of ``ayllu bank`` to its parser."""
     help_url = f"of the gateway ({default_url})"
     parser.add_argument("--url", default=default_url, help=help_url)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=_AnyOrder
+    )
 
     def add(name: str, help_: str, *, bank: bool = True) -> argparse.ArgumentParser:
         action = actions.add_parser(
@@ -55,7 +76,9 @@ def add_bank_arguments(parser: argparse.ArgumentParser, default_url: str) -> Non
 
     add("list", "list all banks", bank=False)
     create = add("create", "create a bank, from files and folders if some are given")
-    create.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a file or a folder")
+    create.add_argument(
+        "paths", nargs="*", type=Path, default=[], metavar="PATH", help="a file or a folder"
+    )
     add_settings(create)
     insert = add("insert", "add files and folders to a bank; documents are called by their paths")
     insert.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or a folder")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -190,8 +190,9 @@ async def _read_lines(file: str) -> AsyncIterator[bytes]:
         raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error
 
 
-def _open(file: str) -> BinaryIO:
-    return sys.stdin.buffer if file == "-" else Path(file).open("rb")
+def _open(file: str) -> AbstractContextManager[BinaryIO]:
+    # To close stdin would wait for the thread that reads it.
+    return nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb")
 
 
 async def _drop(stack: Stack, options: argparse.Namespace) -> None:

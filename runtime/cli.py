@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -287,7 +288,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[LOG_FORMAT_VARIABLE] = options.log_format  # Children log as we do.
         return COMMANDS[options.command](options) or 0
     except KeyboardInterrupt:
-        return 130
+        # A thread that waits for stdin would hold up the usual end until something comes.
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(130)
     except (AylluError, BrokenPipeError, BaseExceptionGroup) as error:
         first = _first_error(error)
         if isinstance(first, BrokenPipeError):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import AYLLU, Up, run_ayllu, running_up
+from support.processes import AYLLU, Up, run_ayllu, running_up, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.requirement("bank-command")]
 
@@ -212,6 +213,28 @@ def test_more_documents_than_a_call_and_a_page_take(bank: Command, tmp_path: Pat
     ]
     bank.said("import", "many-lines", "-", stdin="\n".join(lines))
     assert list(bank.documents("many-lines")) == [f"{n:04}" for n in range(250)]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_options_stand_anywhere(bank: Command, notes: Path, place: int) -> None:
+    name = f"order-{place}"
+    arguments = [[name], [str(notes)]]
+    arguments.insert(place, ["--chunk-size", "77"])
+    bank.said("create", *(word for words in arguments for word in words))
+    assert "chunk_size       77\n" in bank.said("stats", name)
+    arguments = [[name], ["Peru"]]
+    arguments.insert(place, ["--mode", "text"])
+    found = bank.said("query", *(word for words in arguments for word in words))
+    assert "countries/peru.txt" in found
+
+
+def test_ctrl_c_ends_an_import_that_waits_for_its_input(bank: Command) -> None:
+    with subprocess.Popen(
+        [AYLLU, "bank", "import", "interrupted", "-", "--url", bank.url], stdin=subprocess.PIPE
+    ) as importing:
+        wait_for("the bank", lambda: "interrupted" in bank.said("list"))
+        importing.send_signal(signal.SIGINT)
+        assert importing.wait(5) == 130
 
 
 @pytest.mark.parametrize(
