@@ -15,7 +15,7 @@ import msgspec
 
 from ayllu.bus.server import embedded_server
 
-from . import banks, idle, machine, model, retrieval, startup, streams, unread, vectors
+from . import banks, idle, machine, model, retrieval, startup, streams, turns, unread, vectors
 from .topology import SCRIPTED, Place
 
 PAIRS = 7
@@ -35,6 +35,10 @@ Rows = list[tuple[str, str]]
 
 def _streams(count: int) -> Callable[[Place, Quick], Awaitable[Result]]:
     return lambda place, quick: streams.measure_streams(place, quick.pairs, count, tiny=quick.tiny)
+
+
+def _turns(count: int) -> Callable[[Place, Quick], Awaitable[Result]]:
+    return lambda place, quick: turns.measure_turns(place, quick.pairs, count, tiny=quick.tiny)
 
 
 def _model(place: Place, quick: Quick) -> Awaitable[Result]:
@@ -77,6 +81,8 @@ SCENARIOS: dict[
 ] = {
     "streams-1": ("1 stream of 128 scripted tokens", _streams(1), streams.rows),
     "streams-32": ("32 streams of 128 scripted tokens", _streams(32), streams.rows),
+    "turns-1": ("1 turn of 128 scripted tokens", _turns(1), turns.rows),
+    "turns-32": ("32 turns of 128 scripted tokens", _turns(32), turns.rows),
     "model": ("8 chats with the real model", _model, model.rows),
     "vectors": ("search in 100,000 vectors of 384 numbers", _vectors, vectors.rows),
     "ingest": ("documents into a memory bank", _ingest, banks.ingest_rows),

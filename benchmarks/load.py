@@ -11,7 +11,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from .child import answer_lines, run
 
 RESPONSE = '{"jsonrpc":"2.0","id":'
-EVENT = '"text_delta"'
+EVENT = 'text_delta"'
+"""Ends the name of the field in both chats and turns."""
 STREAM_SECONDS = 120.0
 
 

@@ -68,7 +68,7 @@ async def chat(options: ChatOptions, message: str | None) -> None:
             return
         sys.stderr.write(f"Talking to {model}. End with Ctrl-D.\n")
         while (
-            line := await anyio.to_thread.run_sync(_read_line, abandon_on_cancel=True)
+            line := await anyio.to_thread.run_sync(read_line, abandon_on_cancel=True)
         ) is not None:
             if line.strip():
                 try:
@@ -77,7 +77,8 @@ async def chat(options: ChatOptions, message: str | None) -> None:
                     sys.stderr.write(f"{error.code}: {error.message}\n")
 
 
-def _read_line() -> str | None:
+def read_line() -> str | None:
+    """Ask for a line; None at the end of the input."""
     try:
         return input("> ")
     except EOFError:

@@ -16,6 +16,14 @@ import anyio
 
 from ..bus.lifeline import die_with_parent
 from ..schemas import OPERATIONS, AylluError, InvalidRequest, encode
+from .agent_arguments import (
+    AGENT_EXAMPLE,
+    LETTER_EXAMPLE,
+    TURN_EXAMPLE,
+    add_agent_arguments,
+    add_letter_arguments,
+    add_turn_arguments,
+)
 from .auth import EVERYTHING
 from .bank_arguments import EXAMPLE as BANK_EXAMPLE
 from .bank_arguments import add_bank_arguments
@@ -29,9 +37,12 @@ TOKEN_VARIABLE = "AYLLU_TOKEN"
 EXAMPLES = {
     "up": "ayllu up --port 8321 --data-dir ~/ayllu",
     "worker": "ayllu worker inference --bus nats://10.0.0.1:4222 --config ayllu.toml",
-    "chat": 'ayllu chat "Which city is the capital of France?"',
+    "chat": 'ayllu chat "Which city is the capital of France?"\n  ayllu chat --agent support "Where is my parcel?"',
     "call": 'ayllu call models\n  ayllu call completion \'{"model": "smollm2", "content": "Once", "max_tokens": 8}\'',
     "bank": BANK_EXAMPLE,
+    "agents": AGENT_EXAMPLE,
+    "turns": TURN_EXAMPLE,
+    "dlq": LETTER_EXAMPLE,
     "spec": "ayllu spec --out spec",
     "token": "ayllu token alice --scopes Inference Models --expires 2027-12-31 >> ayllu.toml",
     "doctor": "ayllu doctor --config ayllu.toml",
@@ -50,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ayllu",
         description="An agent runtime: models, agents, memory and training as actors on a NATS bus.",
         epilog="Begin with `ayllu up`, then `ayllu chat` in another terminal. Where the gateway wants a token, "
-        f"`chat` and `call` take it from the variable {TOKEN_VARIABLE}.",
+        f"commands take it from the variable {TOKEN_VARIABLE}.",
     )
     parser.add_argument("--version", action="version", version=f"ayllu {version('ayllu')}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more, on stderr")
@@ -88,9 +99,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     worker.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
 
-    chat = _add(commands, "chat", "talk to a model, token by token")
+    chat = _add(commands, "chat", "talk to a model or an agent, token by token")
     chat.add_argument("message", nargs="?", help="one message; without it, a conversation begins")
     chat.add_argument("--model", help="a name from `ayllu call models`; by default the first one")
+    chat.add_argument(
+        "--agent", help="an agent's id: see all that it does; the server keeps its history"
+    )
     chat.add_argument("--system", help="instructions for the model")
     chat.add_argument("--max-tokens", type=int, default=0, help="of each answer; 0 is no limit")
     chat.add_argument("--temperature", type=float, default=0.0, help="0 is the most likely answer")
@@ -110,6 +124,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     bank = _add(commands, "bank", "keep and search documents")
     add_bank_arguments(bank, DEFAULT_URL)
+
+    add_agent_arguments(
+        _add(commands, "agents", "make agents, look at them, remove them"), DEFAULT_URL
+    )
+    add_turn_arguments(
+        _add(commands, "turns", "look at the turns of an agent, follow them, cancel them"),
+        DEFAULT_URL,
+    )
+    add_letter_arguments(
+        _add(commands, "dlq", "look at what could not be handled, send it again, forget it"),
+        default_data_dir(),
+    )
 
     spec = _add(commands, "spec", "write openapi.yaml, openapi.html and asyncapi.yaml")
     spec.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")
@@ -186,6 +212,14 @@ def _worker(options: argparse.Namespace) -> None:
 def _chat(options: argparse.Namespace) -> None:
     from .chat import ChatOptions, chat
 
+    if options.agent is not None:
+        from .agent_commands import chat_with_agent
+
+        if options.model or options.system or options.max_tokens or options.temperature:
+            raise InvalidRequest("an agent has its own model, instructions and sampling")
+        token = os.environ.get(TOKEN_VARIABLE)
+        _run(partial(chat_with_agent, options.url, token, options.agent, options.message))
+        return
     chosen = ChatOptions(
         options.url,
         options.model,
@@ -213,6 +247,26 @@ def _bank(options: argparse.Namespace) -> None:
     from .banks import run
 
     _run(partial(run, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
+def _agents(options: argparse.Namespace) -> None:
+    from .agent_commands import run_agents
+
+    _run(partial(run_agents, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
+def _turns(options: argparse.Namespace) -> None:
+    from .agent_commands import run_turns
+
+    _run(partial(run_turns, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
+def _dlq(options: argparse.Namespace) -> None:
+    from .dead_letters import run
+    from .supervisor import BUS_URL_VARIABLE
+
+    bus_url = options.bus or os.environ.get(BUS_URL_VARIABLE)
+    _run(partial(run, bus_url, options.data_dir.expanduser(), options))
 
 
 def _spec(options: argparse.Namespace) -> None:
@@ -261,6 +315,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "chat": _chat,
     "call": _call,
     "bank": _bank,
+    "agents": _agents,
+    "turns": _turns,
+    "dlq": _dlq,
     "spec": _spec,
     "token": _token,
     "doctor": _doctor,

@@ -103,19 +103,17 @@ def _memory(setting: Setting) -> Mapping[str, Start]:
 
 
 def _agents(setting: Setting) -> Mapping[str, Start]:
-    async def start_api(*, task_status: TaskStatus[Any]) -> None:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
         from ..actors.agents.actor import AgenticSystemActor, AgentTurnsActor, open_register
-
-        register = await open_register(setting.bus)
-        actors = (AgenticSystemActor(register), AgentTurnsActor(register))
-        await serve(setting.bus, *actors, task_status=task_status)
-
-    async def start_executor(*, task_status: TaskStatus[Any]) -> None:
         from ..actors.agents.executor import Executor
 
-        await Executor(setting.bus).run(task_status=task_status)
+        register, executor = await open_register(setting.bus), Executor(setting.bus)
+        actors = (AgenticSystemActor(register, executor), AgentTurnsActor(register))
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(executor.run)
+            await serve(setting.bus, *actors, task_status=task_status)
 
-    return {"agents": start_api, "executor": start_executor}
+    return {"agents": start}
 
 
 KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import anyio
 import msgspec
 
 from ...bus.bus import Bus
@@ -23,6 +24,7 @@ from ...schemas import (
     AgenticSystemExecuteResponseStreamChunk,
     AgenticSystemTurn,
     AgentTurns,
+    AylluError,
     BusError,
     Conflict,
     InvalidRequest,
@@ -35,8 +37,10 @@ from ...schemas import (
     decode,
     encode,
 )
-from .journal import durable_claims, ensure_streams, packed, read_command, read_record, unpacked
-from .reader import described, follow, state_of
+from .desk import AGENT_BUCKET
+from .entries import durable_claims, ensure_streams, packed, read_command, read_record, unpacked
+from .executor import Executor
+from .reader import FINAL, described, follow, state_of
 from .records import (
     AGENTS,
     JOURNAL,
@@ -51,13 +55,11 @@ from .records import (
     turn_of_journal,
     wake_subject,
 )
-from .running import AGENT_BUCKET
 from .timeline import Timeline
 from .turn import error_of
 from .validation import resolved
 
 MAX_LISTED = 1000
-FINAL = frozenset((TurnStatus.completed, TurnStatus.cancelled, TurnStatus.failed))
 
 
 class Register:
@@ -87,7 +89,8 @@ class Register:
         *,
         expires: float | None = None,
         idle: bool = False,
-    ) -> None:
+        executor: Executor | None = None,
+    ) -> bool:
         """Store a command and wake an executor; it is done, whatever dies, once this has returned.
 
         Args:
@@ -96,23 +99,39 @@ class Register:
             msg_id: the same for each try.
             expires: seconds after which a turn is not begun any more.
             idle: only if nothing else is asked of the agent.
+            executor: one that may begin at once.
+
+        Returns:
+            whether that executor has begun.
 
         Raises:
-            Conflict: something is.
+            Conflict: something else is asked of the agent.
         """
-        subject = command_subject(agent)
-        payload = await packed(self.claims, command)
         streams = self.bus.storage.streams
+        payload = await packed(self.claims, command)
         await streams.append(
-            subject,
+            command_subject(agent),
             payload,
             msg_id=msg_id,
             expires=expires,
             expected_last=0 if idle else None,
         )
-        await streams.append(wake_subject(agent), b"", msg_id=f"wake {msg_id}")
-        # For the executor that works for the agent now: it looks for what ends a running turn.
-        await self.bus.transport.publish(signal_subject(agent), b"")
+        begun = False
+
+        async def begin() -> None:
+            nonlocal begun
+            begun = executor is not None and await executor.start(agent)
+            if not begun:
+                # One that works for the agent in another process looks for what there is to do.
+                await self.bus.transport.publish(signal_subject(agent), b"")
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(begin)
+                await streams.append(wake_subject(agent), b"", msg_id=f"wake {msg_id}")
+        except* AylluError as group:
+            raise group.exceptions[0] from None
+        return begun
 
     async def queued(self, agent: str, turn: str) -> Execute | None:
         """Return the command of a turn that has not begun."""
@@ -207,12 +226,18 @@ def response_of(turn: Turn) -> AgenticSystemExecuteResponse:
 
 
 class AgenticSystemActor(AgenticSystem):
-    """Keeps agents, and accepts their turns."""
+    """Keeps agents, and accepts their turns.
+
+    Args:
+        register: the agents.
+        executor: one of this process, which takes turns that it can take without the way over the bus.
+    """
 
     service_name = "agentic-system"
 
-    def __init__(self, register: Register) -> None:
+    def __init__(self, register: Register, executor: Executor | None = None) -> None:
         self._register = register
+        self._executor = executor
 
     async def create(self, request: AgenticSystemCreateRequest) -> AgenticSystemCreateResponse:
         """Create an agent; see `AgenticSystem.create`."""
@@ -231,8 +256,7 @@ class AgenticSystemActor(AgenticSystem):
 
     async def execute(self, request: AgenticSystemExecuteRequest) -> AgenticSystemExecuteResponse:
         """Take a turn, and wait for its end; see `AgenticSystem.execute`."""
-        turn = await self._accept(request)
-        async with aclosing(self._follow(request.agent_uuid, turn)) as events:
+        async with aclosing(self._taken(request)) as events:
             async for event in events:
                 if event.turn is not None and event.turn.status in FINAL:
                     return response_of(event.turn)
@@ -240,48 +264,52 @@ class AgenticSystemActor(AgenticSystem):
 
     def stream_execute(self, request: AgenticSystemExecuteRequest) -> TurnStream:
         """Take a turn, and tell what happens; see `AgenticSystem.stream_execute`."""
+        return TurnStream(self._taken(request))
 
-        async def events() -> AsyncGenerator[TurnEvent, None]:
-            turn = await self._accept(request)
-            async with aclosing(self._follow(request.agent_uuid, turn)) as found:
-                async for event in found:
+    async def _taken(self, request: AgenticSystemExecuteRequest) -> AsyncGenerator[TurnEvent, None]:
+        """Accept a turn, and follow it."""
+        register, executor = self._register, self._executor
+        agent, turn = request.agent_uuid, request.turn_id or uuid4().hex
+        check_messages(request)
+        with ExitStack() as stack:
+            told = None
+            if executor is not None:
+                told = stack.enter_context(executor.hub.reading(agent, turn))
+            here = await self._accept(request, turn)
+            events = follow(register.bus, register.claims, agent, turn, told=told if here else None)
+            async with aclosing(events):
+                async for event in events:
                     yield event
 
-        return TurnStream(events())
-
-    async def _accept(self, request: AgenticSystemExecuteRequest) -> str:
-        """Store a turn, and return its id."""
+    async def _accept(self, request: AgenticSystemExecuteRequest, turn: str) -> bool:
+        """Store a turn, and return whether the executor of this process takes it."""
         agent = request.agent_uuid
-        check_messages(request)
-        await self._register.record(agent)
-        turn = request.turn_id or uuid4().hex
+        record = await self._register.record(agent)
         streams = self._register.bus.storage.streams
         if request.turn_id is not None and (
             await streams.first(JOURNAL.name, journal_subject(agent, turn)) is not None
         ):
-            return turn  # It was accepted before, and is followed again.
+            return False  # It was accepted before, and is followed again.
         context = current_call.get()
         command = Execute(
-            turn,
-            request.messages,
-            request.turn_history,
+            turn=turn,
+            messages=request.messages,
+            created=record.created,
+            turn_history=request.turn_history,
             interrupt=request.when_busy is WhenBusy.interrupt,
             traceparent=context.traceparent if context else "",
         )
         try:
-            await self._register.ask(
+            return await self._register.ask(
                 agent,
                 command,
                 f"{agent}/{turn}",
                 expires=request.expires_in,
                 idle=request.when_busy is WhenBusy.reject,
+                executor=self._executor,
             )
         except Conflict as error:
             raise Conflict(f"the agent {agent!r} is busy") from error
-        return turn
-
-    def _follow(self, agent: str, turn: str) -> AsyncGenerator[TurnEvent, None]:
-        return follow(self._register.bus, self._register.claims, agent, turn)
 
     async def delete(self, agent_id: str) -> None:
         """Remove an agent; see `AgenticSystem.delete`."""

@@ -1,26 +1,27 @@
 """Executors: they take agents that have something to do, and drive their turns, one after the other.
 
-An executor holds the agent's lease while it works for it. What it learns goes to the turn's journal first, and only from
-there to anybody; so whoever takes over after it died knows all that anybody knows.
+An executor holds the agent's lease while it works for it, and for a moment longer, so that what comes next begins at once.
+What it learns goes to the turn's journal first, and only from there to anybody; so whoever takes over after it died knows all
+that anybody knows.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from ...bus.bus import Bus
 from ...bus.deadletters import bury
-from ...bus.durable import Delivery, Entry, KeyValue
+from ...bus.durable import Delivery, Entry, KeyValue, WorkQueue
 from ...bus.transport import Message
 from ...schemas import BusError, InvalidRequest
-from .journal import durable_claims, ensure_streams, read_command
-from .leases import Lease, lease_bucket, take_lease
+from .desk import Desk, Office
+from .entries import durable_claims, ensure_streams, read_command
+from .hub import Hub
+from .leases import lease_bucket, take_lease
 from .records import (
     AGENTS,
     WAKE,
@@ -32,19 +33,22 @@ from .records import (
     history_subject,
     signal_subject,
 )
-from .running import Desk, run_turn
+from .running import run_turn
 
 log = logging.getLogger(__name__)
 
 CONSUMER = "executors"
+SLOTS = 256
 FETCH_SECONDS = 5.0
 BUSY_SECONDS = 1.0
 """When a wake-up comes again for an agent that another executor works for."""
 RETRY_SECONDS = 1.0
+IDLE_SECONDS = 2.0
+"""How long an executor stays with an agent that has nothing to do."""
 ACK_WAIT = 15.0
 """After how long without a word a wake-up goes to another executor, in seconds."""
 KEEP_SECONDS = 5.0
-SIGNALS = f"{signal_subject('x').rpartition('.')[0]}.*"
+SIGNALS = signal_subject("x").removesuffix("x") + "*"
 
 
 class Executor:
@@ -53,120 +57,167 @@ class Executor:
     Args:
         bus: the bus.
         slots: for how many agents it works at once.
+
+    Attributes:
+        hub: tells readers of the same process.
     """
 
-    def __init__(self, bus: Bus, *, slots: int = 64) -> None:
+    def __init__(self, bus: Bus, *, slots: int = SLOTS) -> None:
         self.name = uuid4().hex[:12]
+        self.hub = Hub()
         self._bus = bus
-        self._slots = slots
         self._free = anyio.Semaphore(slots)
-        self._claims = durable_claims(bus)
-        self._desks: dict[str, Desk] = {}  # by the subject of their signal
-
-    @property
-    def busy(self) -> int:
-        """For how many agents it works."""
-        return len(self._desks)
+        self._office = Office(bus, durable_claims(bus), self.hub, self.name)
+        self._desks: dict[str, Desk] = {}
+        self._leases: KeyValue | None = None
+        self._tasks: TaskGroup | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled; started means ready. What runs then is left to other executors, at once."""
         await ensure_streams(self._bus)
-        leases = await lease_bucket(self._bus)
+        self._leases = await lease_bucket(self._bus)
         queue = await self._bus.storage.streams.work(WAKE.name, CONSUMER, ack_wait=ACK_WAIT)
         async with (
             self._bus.transport.subscribe(SIGNALS, self._on_signal),
             anyio.create_task_group() as tasks,
         ):
-            task_status.started()
-            while True:
-                await self._free.acquire()
-                self._free.release()
+            self._tasks = tasks
+            try:
+                task_status.started()
+                await self._fetch(queue, tasks)
+            finally:
+                self._tasks = None
+
+    async def _fetch(self, queue: WorkQueue, tasks: TaskGroup) -> None:
+        while True:
+            async with self._free:
+                room = max(1, self._free.value)
+            try:
+                deliveries = await queue.fetch(room, wait=FETCH_SECONDS)
+            except BusError as error:
+                log.warning("wake-ups cannot be fetched: %s", error)
+                await anyio.sleep(RETRY_SECONDS)
+                continue
+            for delivery in deliveries:
                 try:
-                    deliveries = await queue.fetch(max(1, self._free.value), wait=FETCH_SECONDS)
-                except BusError as error:
-                    log.warning("wake-ups cannot be fetched: %s", error)
-                    await anyio.sleep(RETRY_SECONDS)
+                    agent = agent_of_wake(delivery.entry.subject)
+                except ValueError:
+                    log.warning("%s wakes nobody", delivery.entry.subject)
+                    tasks.start_soon(_settle, [delivery], True)
                     continue
-                for delivery in deliveries:
-                    await self._free.acquire()
-                    tasks.start_soon(self._serve, leases, delivery)
+                desk = self._desks.get(agent)
+                if desk is None:
+                    tasks.start_soon(self._woken, agent, delivery)
+                else:
+                    desk.deliveries.append(delivery)
+                    desk.look.set()
 
     def _on_signal(self, message: Message) -> None:
-        desk = self._desks.get(message.subject)
+        # The subject's last token is the agent's; desks are few, and signals rare.
+        for agent, desk in self._desks.items():
+            if signal_subject(agent) == message.subject:
+                desk.look.set()
+
+    async def start(self, agent: str) -> bool:
+        """Work for an agent if this executor may, without waiting for a wake-up; return whether it does."""
+        desk = self._desks.get(agent)
         if desk is not None:
             desk.look.set()
-
-    async def _serve(self, leases: KeyValue, delivery: Delivery) -> None:
+            return True
+        if self._tasks is None:
+            return False
         try:
-            await self._handle(leases, delivery)
+            desk = await self._open(agent)
+        except BusError:
+            return False
+        if desk is None:
+            return False
+        self._tasks.start_soon(self._serve, desk)
+        return True
+
+    async def _woken(self, agent: str, delivery: Delivery) -> None:
+        try:
+            if await self._next_command(agent, 0) is None:
+                await _settle([delivery], True)
+                return
+            desk = self._desks.get(agent) or await self._open(agent)
         except BusError as error:
-            # Not acknowledged: it comes again.
             log.warning("work for an agent is put off: %s", error)
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(1, shield=True):
-                await _hand_back(delivery)
-            raise
-        finally:
-            self._free.release()
+            return  # Not acknowledged: it comes again.
+        if desk is None:
+            await _settle([delivery], False, BUSY_SECONDS)
+            return
+        desk.deliveries.append(delivery)
+        desk.look.set()
+        if not desk.served:
+            await self._serve(desk)
 
-    async def _handle(self, leases: KeyValue, delivery: Delivery) -> None:
+    async def _open(self, agent: str) -> Desk | None:
+        """Return a desk for an agent, with its lease; None while another executor has that."""
+        if self._leases is None or not self._free.value:
+            return None
+        self._free.acquire_nowait()
+        desk = self._desks[agent] = Desk(self._office, agent)
         try:
-            agent = agent_of_wake(delivery.entry.subject)
-        except ValueError:
-            log.warning("%s wakes nobody", delivery.entry.subject)
-            await delivery.term()
-            return
-        if await self._next_command(agent, 0) is None:
-            await delivery.ack()
-            return
-        lease = await take_lease(leases, agent, self.name)
-        if lease is None:
-            await delivery.nak(BUSY_SECONDS)
-            return
-        async with self._at_desk(agent, lease, delivery) as desk:
-            await self._work(desk)
-        if desk.done:
-            await delivery.ack()
-        else:
-            await delivery.nak(RETRY_SECONDS)
+            desk.lease = await take_lease(self._leases, agent, self.name)
+        finally:
+            if desk.lease is None:
+                self._leave(desk)
+        return desk if desk.lease is not None else None
 
-    @asynccontextmanager
-    async def _at_desk(self, agent: str, lease: Lease, delivery: Delivery) -> AsyncIterator[Desk]:
-        """Work for an agent while the lease lasts."""
-        desk = Desk(self._bus, self._claims, agent, self.name)
-        signal = signal_subject(agent)
-        self._desks[signal] = desk
+    def _leave(self, desk: Desk) -> None:
+        self._free.release()
+        if self._desks.get(desk.agent) is desk:
+            del self._desks[desk.agent]
+
+    async def _serve(self, desk: Desk) -> None:
+        """Work at a desk as long as there is something to do, and its lease lasts."""
+        desk.served = True
+        done = False
         try:
             async with anyio.create_task_group() as tasks:
 
                 async def hold() -> None:
-                    await lease.keep()
-                    log.warning("the lease on %r was lost", agent)
+                    if desk.lease is not None:
+                        await desk.lease.keep()
+                    log.warning("the lease on %r was lost", desk.agent)
                     tasks.cancel_scope.cancel()
 
                 tasks.start_soon(hold)
-                tasks.start_soon(_keep_delivery, delivery)
-                yield desk
+                tasks.start_soon(_keep_deliveries, desk)
+                done = await self._work(desk)
                 tasks.cancel_scope.cancel()
+        except BusError as error:
+            log.warning("work for an agent is put off: %s", error)
         finally:
-            if self._desks.get(signal) is desk:
-                del self._desks[signal]
-            await lease.release()
+            self._leave(desk)
+            with anyio.move_on_after(2, shield=True):
+                if desk.lease is not None:
+                    await desk.lease.release()
+                await _settle(desk.deliveries, done)
 
-    async def _work(self, desk: Desk) -> None:
-        """Do what the agent was asked for, in order, until nothing is left."""
+    async def _work(self, desk: Desk) -> bool:
+        """Do what the agent was asked for, in order; true when nothing was left for a while."""
         after = 0
-        while (entry := await self._next_command(desk.agent, after)) is not None:
-            command = await self._read(desk, entry)
-            if isinstance(command, Execute):
-                if not await run_turn(desk, entry, command):
-                    return  # Another executor works on it.
-            elif isinstance(command, Delete):
-                # All of it is of turns that were asked for before: they are taken in order.
-                await self._bus.storage.streams.purge(AGENTS.name, history_subject(desk.agent))
-            await self._done(desk.agent, entry)
-            after = entry.sequence
-        desk.done = True
+        while True:
+            desk.look = anyio.Event()
+            while (entry := await self._next_command(desk.agent, after)) is not None:
+                command = await self._read(desk, entry)
+                if isinstance(command, Execute):
+                    if not await run_turn(desk, entry, command):
+                        return False  # Another executor works on it.
+                elif isinstance(command, Delete):
+                    # All of it is of turns that were asked for before: they are taken in order.
+                    await self._purge(history_subject(desk.agent))
+                    desk.record = None
+                await self._purge(command_subject(desk.agent), entry.sequence + 1)
+                after = entry.sequence
+            deliveries, desk.deliveries = desk.deliveries, []
+            await _settle(deliveries, True)
+            with anyio.move_on_after(IDLE_SECONDS) as idle:
+                await desk.look.wait()
+            if idle.cancelled_caught:
+                return True
 
     async def _next_command(self, agent: str, after: int) -> Entry | None:
         streams = self._bus.storage.streams
@@ -175,29 +226,30 @@ class Executor:
     async def _read(self, desk: Desk, entry: Entry) -> Command | None:
         """Return a command; one that cannot be read becomes a dead letter."""
         try:
-            return await read_command(self._claims, entry)
+            return await read_command(self._office.claims, entry)
         except InvalidRequest as error:
-            reason = error.message
-            await bury(self._bus.storage, entry, reason=reason, attempts=1)
-            log.warning("a command of %r was buried: %s", desk.agent, reason)
+            await bury(self._bus.storage, entry, reason=error.message, attempts=1)
+            log.warning("a command of %r was buried: %s", desk.agent, error.message)
             return None
 
-    async def _done(self, agent: str, entry: Entry) -> None:
-        streams = self._bus.storage.streams
-        await streams.purge(AGENTS.name, command_subject(agent), before=entry.sequence + 1)
+    async def _purge(self, subject: str, before: int | None = None) -> None:
+        await self._bus.storage.streams.purge(AGENTS.name, subject, before=before)
 
 
-async def _hand_back(delivery: Delivery) -> None:
-    try:
-        await delivery.nak()
-    except BusError as error:
-        log.debug("a wake-up was not handed back: %s", error)
+async def _settle(deliveries: list[Delivery], done: bool, delay: float = 0.0) -> None:
+    """Acknowledge wake-ups, or hand them back."""
+    for delivery in deliveries:
+        try:
+            await (delivery.ack() if done else delivery.nak(delay))
+        except BusError as error:
+            log.debug("a wake-up was not settled, and comes again: %s", error)
 
 
-async def _keep_delivery(delivery: Delivery) -> None:
+async def _keep_deliveries(desk: Desk) -> None:
     while True:
         await anyio.sleep(KEEP_SECONDS)
-        try:
-            await delivery.in_progress()
-        except BusError as error:
-            log.debug("a wake-up could not be kept: %s", error)
+        for delivery in list(desk.deliveries):
+            try:
+                await delivery.in_progress()
+            except BusError as error:
+                log.debug("a wake-up could not be kept: %s", error)

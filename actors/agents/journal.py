@@ -1,118 +1,25 @@
-"""The journal of a turn: read by anybody, written by the one executor that holds the claim."""
+"""The journal of a turn in the hands of the one executor that holds the claim."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from uuid import uuid4
 
 import anyio
-import msgspec
 
-from ...bus.bus import Bus
-from ...bus.claims import Claims
-from ...bus.durable import Entry
-from ...schemas import BusError, Conflict, InvalidRequest, NotFound, encode
-from .records import (
-    DELTAS,
-    JOURNAL,
-    STREAMS,
-    Claimed,
-    Command,
-    Delta,
-    JournalRecord,
-    delta_subject,
-    journal_subject,
-)
+from ...schemas import BusError, Conflict, encode
+from .desk import Desk
+from .entries import Fenced, packed, read_delta, standing_records
+from .records import DELTAS, Claimed, Delta, JournalRecord, delta_subject, journal_subject
 from .timeline import DeltaOrder
 from .turn import Turn
 
 log = logging.getLogger(__name__)
 
-BUCKET = "turns"
-CLAIM_PREFIX = b'{"claim":'
 PATIENCE = 120.0
 """How long an executor bears with a bus that does not answer, in seconds; another one may take over long before."""
 RETRY_SECONDS = 0.25
-LARGEST = 128 << 10
-"""What stands in the journal itself, in bytes; larger records wait in the object store."""
-
-_records: msgspec.json.Decoder[JournalRecord] = msgspec.json.Decoder(JournalRecord)
-_commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
-_read_delta = msgspec.json.Decoder(Delta).decode
-
-
-class Fenced(Exception):  # noqa: N818 - it says what happened
-    """Another executor has claimed the turn: this one must let go of it."""
-
-
-def durable_claims(bus: Bus) -> Claims:
-    """Return where records and commands are kept that are too large for a message."""
-    return Claims(bus.storage, limit=LARGEST, bucket=BUCKET, ttl=JOURNAL.max_age)
-
-
-async def packed(claims: Claims, value: object) -> bytes:
-    """Return what stands in a stream for a value."""
-    payload = encode(value)
-    return payload if len(payload) <= claims.limit else await claims.store(payload)
-
-
-async def unpacked(claims: Claims, payload: bytes) -> bytes:
-    """Return the JSON text that an entry of a stream stands for."""
-    return await claims.load(payload) if payload.startswith(CLAIM_PREFIX) else payload
-
-
-async def ensure_streams(bus: Bus) -> None:
-    """Create the streams of agents where they are missing."""
-    for spec in STREAMS:
-        await bus.storage.streams.ensure(spec)
-
-
-@asynccontextmanager
-async def standing_records(
-    bus: Bus, claims: Claims, agent: str, turn: str
-) -> AsyncIterator[AsyncIterator[tuple[int, JournalRecord]]]:
-    """Read the records of a turn that are there, with their sequences."""
-    subject = journal_subject(agent, turn)
-    async with bus.storage.streams.replay(JOURNAL.name, subject) as entries:
-        yield (
-            (entry.sequence, read_record(await unpacked(claims, entry.payload)))
-            async for entry in entries
-        )
-
-
-def read_record(payload: bytes) -> JournalRecord:
-    """Read a record.
-
-    Raises:
-        BusError: it is none.
-    """
-    try:
-        return _records.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BusError(f"a journal has an entry that is none: {error}", retryable=False) from error
-
-
-async def read_command(claims: Claims, entry: Entry) -> Command:
-    """Read a command.
-
-    Raises:
-        InvalidRequest: it is none.
-    """
-    try:
-        return _commands.decode(await unpacked(claims, entry.payload))
-    except (msgspec.DecodeError, UnicodeDecodeError, NotFound) as error:
-        raise InvalidRequest(f"it is no command: {error}") from error
-
-
-def read_delta(entry: Entry) -> Delta | None:
-    """Read a delta; None where it is none, since anybody may post there."""
-    try:
-        return _read_delta(entry.payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        log.warning("an entry of %s is no delta", entry.subject)
-        return None
 
 
 class Journal:
@@ -122,20 +29,19 @@ class Journal:
         turn: what has happened, by the records that were written and read.
     """
 
-    def __init__(self, bus: Bus, claims: Claims, agent: str, turn: str) -> None:
+    def __init__(self, desk: Desk, turn: str) -> None:
         self.turn = Turn()
-        self._bus = bus
-        self._claims = claims
+        self._desk = desk
+        self._bus = desk.office.bus
+        self._claims = desk.office.claims
         self._writer = uuid4().hex  # not even two journals of one process are one writer
-        self._subject = journal_subject(agent, turn)
-        self._deltas = delta_subject(agent, turn)
+        self._names = (desk.agent, turn)
+        self._subject = journal_subject(*self._names)
+        self._deltas = delta_subject(*self._names)
         self._last = 0
-        self._names = (agent, turn)
 
     async def load(self) -> None:
         """Read what stands there."""
-        if await self._bus.storage.streams.first(JOURNAL.name, self._subject) is None:
-            return
         async with standing_records(self._bus, self._claims, *self._names) as records:
             async for sequence, record in records:
                 self.turn.apply(record)
@@ -151,6 +57,7 @@ class Journal:
         for record in records:
             self._last = await self._store(await packed(self._claims, record))
             self.turn.apply(record)
+            self._desk.office.hub.tell(*self._names, record)
 
     async def _store(self, payload: bytes) -> int:
         # The same id for each try: one that landed unanswered is found again.
@@ -200,11 +107,16 @@ class Journal:
         return list(_contiguous(texts, turn.index))
 
     async def post(self, index: int, texts: list[str]) -> None:
-        """Tell readers tokens; they may be lost."""
+        """Tell readers tokens; they may be lost.
+
+        Raises:
+            Fenced: another executor may go on with the turn by now: nobody must see what this one thinks.
+        """
+        self._desk.check()
+        delta = Delta(self.turn.attempt, index, texts)
+        self._desk.office.hub.tell(*self._names, delta)
         try:
-            await self._bus.storage.streams.post(
-                self._deltas, encode(Delta(self.turn.attempt, index, texts))
-            )
+            await self._bus.storage.streams.post(self._deltas, encode(delta))
         except BusError as error:
             log.debug("deltas were not told: %s", error)
 

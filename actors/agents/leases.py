@@ -15,23 +15,32 @@ log = logging.getLogger(__name__)
 BUCKET = "agent_leases"
 LEASE_SECONDS = 6.0
 """How long an executor that died or hangs keeps others from its agents, at most."""
+MARGIN_SECONDS = 0.5
 RENEW_SECONDS = 1.5
 
 
 class Lease:
     """A lease on an agent."""
 
-    def __init__(self, leases: KeyValue, agent: str, owner: bytes, revision: int) -> None:
+    def __init__(
+        self, leases: KeyValue, agent: str, owner: bytes, revision: int, asked: float
+    ) -> None:
         self._leases = leases
         self._agent = agent
         self._owner = owner
         self._revision = revision
+        self._until = asked + LEASE_SECONDS - MARGIN_SECONDS
+
+    @property
+    def valid(self) -> bool:
+        """Whether nobody else can have the lease; false too when this process was stopped for too long."""
+        return anyio.current_time() < self._until
 
     async def keep(self) -> None:
         """Renew the lease until it is lost; returns then."""
-        held_until = anyio.current_time() + LEASE_SECONDS
-        while True:
+        while self.valid:
             await anyio.sleep(RENEW_SECONDS)
+            asked = anyio.current_time()
             try:
                 with anyio.fail_after(LEASE_SECONDS / 2):
                     self._revision = await self._leases.update(
@@ -40,11 +49,9 @@ class Lease:
             except Conflict:
                 return
             except (BusError, TimeoutError) as error:
-                if anyio.current_time() > held_until:
-                    log.warning("the lease on %r could not be renewed: %s", self._agent, error)
-                    return
+                log.info("the lease on %r could not be renewed: %s", self._agent, error)
             else:
-                held_until = anyio.current_time() + LEASE_SECONDS
+                self._until = asked + LEASE_SECONDS - MARGIN_SECONDS
 
     async def release(self) -> None:
         """Let others work for the agent."""
@@ -61,11 +68,12 @@ async def take_lease(leases: KeyValue, agent: str, owner: str) -> Lease | None:
     Raises:
         BusError: no answer.
     """
+    asked = anyio.current_time()
     try:
         revision = await leases.create(agent, owner.encode())
     except Conflict:
         return None
-    return Lease(leases, agent, owner.encode(), revision)
+    return Lease(leases, agent, owner.encode(), revision, asked)
 
 
 async def lease_bucket(bus: Bus) -> KeyValue:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 
 import anyio
@@ -12,14 +12,16 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from ...bus.bus import Bus
 from ...bus.claims import Claims
-from ...schemas import NotFound, Turn, TurnEvent
+from ...schemas import NotFound, Turn, TurnEvent, TurnStatus
 from ...schemas.tasks import background_tasks
-from .journal import read_delta, read_record, standing_records, unpacked
-from .records import DELTAS, JOURNAL, Delta, JournalRecord, delta_subject, journal_subject
+from .entries import read_delta, read_record, standing_records, unpacked
+from .hub import Told
+from .records import DELTAS, JOURNAL, Delta, delta_subject, journal_subject
 from .timeline import Timeline
 
 log = logging.getLogger(__name__)
 
+FINAL = frozenset((TurnStatus.completed, TurnStatus.cancelled, TurnStatus.failed))
 AHEAD = 256
 """How many records and deltas wait to be looked at."""
 
@@ -27,17 +29,17 @@ AHEAD = 256
 @asynccontextmanager
 async def _merged(
     bus: Bus, claims: Claims, agent: str, turn: str
-) -> AsyncIterator[AsyncIterator[JournalRecord | Delta]]:
+) -> AsyncIterator[AsyncIterator[Told]]:
     """Read the journal and the deltas of a turn, as they come."""
-    send, receive = anyio.create_memory_object_stream[JournalRecord | Delta](AHEAD)
+    send, receive = anyio.create_memory_object_stream[Told](AHEAD)
     streams = bus.storage.streams
 
-    async def read_journal(to: MemoryObjectSendStream[JournalRecord | Delta]) -> None:
+    async def read_journal(to: MemoryObjectSendStream[Told]) -> None:
         async with streams.read(JOURNAL.name, journal_subject(agent, turn)) as entries:
             async for entry in entries:
                 await to.send(read_record(await unpacked(claims, entry.payload)))
 
-    async def read_deltas(to: MemoryObjectSendStream[JournalRecord | Delta]) -> None:
+    async def read_deltas(to: MemoryObjectSendStream[Told]) -> None:
         while True:
             try:
                 async with streams.read(DELTAS.name, delta_subject(agent, turn)) as entries:
@@ -57,7 +59,14 @@ async def _merged(
 
 
 async def follow(
-    bus: Bus, claims: Claims, agent: str, turn: str, *, epoch: int = 0, index: int = 0
+    bus: Bus,
+    claims: Claims,
+    agent: str,
+    turn: str,
+    *,
+    epoch: int = 0,
+    index: int = 0,
+    told: AsyncIterator[Told] | None = None,
 ) -> AsyncGenerator[TurnEvent, None]:
     """Yield the events of a turn from a position; the last one has the whole turn.
 
@@ -68,31 +77,45 @@ async def follow(
         turn: the turn; it need not have begun.
         epoch: that of the position; 0 where nothing was seen.
         index: the first event that is wanted.
+        told: what an executor of this process tells, from the turn's beginning on; the streams are read where that ends.
     """
+    if told is not None:
+        async with aclosing(_events(told, agent, turn, epoch, index)) as events:
+            async for event in events:
+                yield event
+                if event.turn is not None and event.turn.status in FINAL:
+                    return
+                epoch, index = event.epoch, event.index + (event.event is not None)
+    async with (
+        _merged(bus, claims, agent, turn) as entries,
+        aclosing(_events(entries, agent, turn, epoch, index)) as events,
+    ):
+        async for event in events:
+            yield event
+
+
+async def _events(
+    entries: AsyncIterator[Told], agent: str, turn: str, epoch: int, index: int
+) -> AsyncGenerator[TurnEvent, None]:
     timeline = Timeline(index)
     checked = not index
-    async with _merged(bus, claims, agent, turn) as entries:
-        async for entry in entries:
-            events = timeline.delta(entry) if isinstance(entry, Delta) else timeline.record(entry)
-            known = timeline.turn
-            if not checked and known.began is not None and not isinstance(entry, Delta):
-                # Deltas may be ahead of the journal; a position of another epoch is of other events.
-                timeline.lost = timeline.lost or epoch != known.epoch
-                checked = True
-            if timeline.lost:
-                timeline.lost, timeline.next = False, known.index
-                yield TurnEvent(
-                    known.epoch,
-                    known.index,
-                    turn=described(agent, turn, timeline),
-                    recovered=False,
-                )
-                events = timeline.told()
-            for event in events:
-                yield TurnEvent(known.epoch, event.index, event.chunk)
-            if known.ended is not None:
-                yield TurnEvent(known.epoch, known.index, turn=described(agent, turn, timeline))
-                return
+    async for entry in entries:
+        events = timeline.delta(entry) if isinstance(entry, Delta) else timeline.record(entry)
+        known = timeline.turn
+        if not checked and known.began is not None:
+            # A position of another epoch is of other events.
+            timeline.lost = timeline.lost or epoch != known.epoch
+            checked = True
+        if timeline.lost:
+            timeline.lost, timeline.next = False, known.index
+            state = described(agent, turn, timeline)
+            yield TurnEvent(known.epoch, known.index, turn=state, recovered=False)
+            events = timeline.told()
+        for event in events:
+            yield TurnEvent(known.epoch, event.index, event.chunk)
+        if known.ended is not None:
+            yield TurnEvent(known.epoch, known.index, turn=described(agent, turn, timeline))
+            return
 
 
 async def state_of(bus: Bus, claims: Claims, agent: str, turn: str) -> Timeline | None:

@@ -138,10 +138,11 @@ class AgentRecord(msgspec.Struct, frozen=True):
 
 
 class Execute(msgspec.Struct, frozen=True, tag_field="c", tag="execute", omit_defaults=True):
-    """Take a turn; ``interrupt``: cancel what runs and waits before it."""
+    """Take a turn; ``interrupt``: cancel what runs and waits before it; ``created``: when its agent was."""
 
     turn: str
     messages: list[Message]
+    created: float = 0.0
     turn_history: list[AgenticSystemTurn] | None = None
     interrupt: bool = False
     traceparent: str = ""

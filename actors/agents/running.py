@@ -11,7 +11,6 @@ from typing import TypeVar
 import anyio
 
 from ...bus.bus import Bus
-from ...bus.claims import Claims
 from ...bus.client import client
 from ...bus.deadletters import bury
 from ...bus.durable import Entry
@@ -24,7 +23,6 @@ from ...schemas import (
     ExecutionStepType,
     HistoryUse,
     InternalError,
-    InvalidRequest,
     MemoryBankDocument,
     MemoryBankDocuments,
     MemoryBankQuery,
@@ -34,6 +32,8 @@ from ...schemas import (
     decode,
 )
 from ...schemas.tasks import background_tasks
+from .desk import Desk
+from .entries import Fenced, packed, unpacked
 from .history import (
     SUMMARY_TOKENS,
     chosen_history,
@@ -43,7 +43,7 @@ from .history import (
     within_budget,
 )
 from .inference import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE, Inference, summarised
-from .journal import Fenced, Journal, packed, read_command, unpacked
+from .journal import Journal
 from .plan import (
     MAX_ATTEMPTS,
     Action,
@@ -58,7 +58,6 @@ from .plan import (
 )
 from .records import (
     AGENTS,
-    DELTAS,
     AgentRecord,
     Answered,
     Began,
@@ -72,7 +71,6 @@ from .records import (
     Resumed,
     Retrieved,
     StepBegan,
-    command_subject,
     history_subject,
 )
 from .tools import run_tool, unknown_outcome
@@ -81,42 +79,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-AGENT_BUCKET = "agents"
 CLOSE_SECONDS = 30.0
 """How long the end of a cancelled turn may take to be written."""
-
-
-class Desk:
-    """What an executor has before it while it works for one agent.
-
-    Attributes:
-        bus: the bus.
-        claims: keeps what is too large for a stream.
-        agent: whose turns are taken.
-        executor: who works.
-        look: set when there may be a new command.
-        done: whether all that the agent was asked for is done.
-    """
-
-    def __init__(self, bus: Bus, claims: Claims, agent: str, executor: str) -> None:
-        self.bus = bus
-        self.claims = claims
-        self.agent = agent
-        self.executor = executor
-        self.look = anyio.Event()
-        self.done = False
-
-    async def later(self, after: int) -> list[Command]:
-        """Return the commands after a sequence."""
-        found: list[Command] = []
-        subject = command_subject(self.agent)
-        while entry := await self.bus.storage.streams.first(AGENTS.name, subject, after=after):
-            after = entry.sequence
-            try:
-                found.append(await read_command(self.claims, entry))
-            except InvalidRequest:
-                continue  # It becomes a dead letter when its time comes.
-        return found
 
 
 async def run_turn(desk: Desk, entry: Entry, command: Execute) -> bool:
@@ -129,21 +93,22 @@ async def run_turn(desk: Desk, entry: Entry, command: Execute) -> bool:
     turn = (
         f"{command.turn}~{entry.sequence}" if entry.msg_id.startswith("replay:") else command.turn
     )
-    journal = Journal(desk.bus, desk.claims, desk.agent, turn)
+    journal = Journal(desk, turn)
     running = _Running(desk, entry, command, journal)
     try:
-        await journal.load()
-        if journal.turn.began is None:
-            if not await running.begin(turn):
-                return True
-        elif journal.turn.ended is None:
+        new = await running.begin(turn)
+        if not new and journal.turn.began is None:
+            return True  # There is no agent any more.
+        if not new and journal.turn.ended is None:
             await running.take_over()
         if journal.turn.ended is None:
             await running.drive()
-        await running.leave_behind()
-    except Fenced:
-        log.info("the turn %r of %r has another executor", turn, desk.agent)
+        await running.leave_behind(sure=new)
+    except Fenced as fenced:
+        log.info("the turn %r of %r has another executor: %s", turn, desk.agent, fenced)
         return False
+    finally:
+        desk.office.hub.let_go(desk.agent, turn)
     return True
 
 
@@ -193,7 +158,7 @@ class _Running:
     # How it begins.
 
     async def begin(self, name: str) -> bool:
-        """Write that the turn begins; false where there is no agent any more."""
+        """Write that the turn begins; false where it had begun before, or there is no agent any more."""
         later = await self._desk.later(self._entry.sequence)
         agent = await self._agent(later)
         if agent is None:
@@ -209,7 +174,6 @@ class _Running:
             use = chosen_history(agent, turns, messages)
         except ContextLengthExceeded as exceeded:
             error = error or exceeded
-        streams = self._desk.bus.storage.streams
         began = Began(
             at=time.time(),
             agent=agent,
@@ -220,11 +184,16 @@ class _Running:
             step=ExecutionStepType.memory_retrieval
             if agent.config.memory_bank_uuids and question_of(messages)
             else ExecutionStepType.model_inference,
-            executor=self._desk.executor,
-            deltas=(await streams.state(DELTAS.name)).made,
+            executor=self._desk.office.name,
+            deltas=await self._desk.office.deltas_made(),
             traceparent=self._command.traceparent,
         )
-        await self._journal.append(began)
+        try:
+            await self._journal.append(began)
+        except Fenced:
+            # It has begun already: an executor was lost over it, or the command came twice.
+            await self._journal.load()
+            return False
         if error is not None:
             await self._stop(error)
         return True
@@ -233,30 +202,26 @@ class _Running:
         for command in later:
             if isinstance(command, Delete):
                 return command.agent
-        bucket = await self._desk.bus.storage.key_value(AGENT_BUCKET)
-        entry = await bucket.get(self._desk.agent)
-        if entry is None:
-            return None
-        return decode(await unpacked(self._desk.claims, entry.value), AgentRecord)
+        return await self._desk.agent_record(self._command.created)
 
     async def _history(self) -> list[list[Message]]:
         given = self._command.turn_history
         if given is not None:
             return [[*turn.user_messages, turn.response_message] for turn in given]
         subject = history_subject(self._desk.agent)
-        streams = self._desk.bus.storage.streams
+        streams = self._desk.office.bus.storage.streams
         if await streams.first(AGENTS.name, subject) is None:
             return []
         turns = []
         async with streams.replay(AGENTS.name, subject) as entries:
             async for entry in entries:
-                payload = await unpacked(self._desk.claims, entry.payload)
+                payload = await unpacked(self._desk.office.claims, entry.payload)
                 turns.append(decode(payload, HistoryTurn).messages)
         return turns
 
     async def take_over(self) -> None:
         """Claim a turn whose executor is lost, and find out what it told last."""
-        texts = await self._journal.claim(self._desk.executor, time.time())
+        texts = await self._journal.claim(self._desk.office.name, time.time())
         step = self._journal.turn.step
         if texts and step is not None and step.kind is ExecutionStepType.model_inference:
             text, cuts = step.text, list(step.cuts)
@@ -278,8 +243,9 @@ class _Running:
                 await self._stop(self._cancelled)
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
-        """Look for commands that end this turn, now and whenever there may be a new one."""
+        """Look for commands that end this turn, whenever there may be a new one."""
         while True:
+            await self._desk.look.wait()
             self._desk.look = anyio.Event()
             commands = await persistently(lambda: self._desk.later(self._entry.sequence))
             error = self._cancel_among(commands)
@@ -287,7 +253,6 @@ class _Running:
                 self._cancelled = error
                 scope.cancel()
                 return
-            await self._desk.look.wait()
 
     def _cancel_among(self, commands: Sequence[Command]) -> AylluError | None:
         for command in commands:
@@ -336,7 +301,7 @@ class _Running:
 
     async def _infer(self) -> None:
         self._inference = Inference(self._journal.turn, self._journal.post)
-        said = await self._inference.run(self._desk.bus)
+        said = await self._inference.run(self._desk.office.bus)
         self._inference = None
         await self._journal.append(said)
 
@@ -344,7 +309,7 @@ class _Running:
         turn = self._journal.turn
         dialog = summary_dialog(action.turns, turn.opening.agent.context)
         summary = await persistently(
-            lambda: summarised(self._desk.bus, turn, dialog, SUMMARY_TOKENS)
+            lambda: summarised(self._desk.office.bus, turn, dialog, SUMMARY_TOKENS)
         )
         use = HistoryUse(
             policy=turn.use.policy,
@@ -367,7 +332,7 @@ class _Running:
         documents: list[MemoryBankDocument] = []
         scores: list[float] = []
         for bank in config.memory_bank_uuids:
-            found = await persistently(partial(passages, self._desk.bus, bank, query))
+            found = await persistently(partial(passages, self._desk.office.bus, bank, query))
             documents += [document for document, _ in found]
             scores += [score for _, score in found]
         kept, values = within_budget(documents, scores, wanted.max_tokens)
@@ -385,7 +350,7 @@ class _Running:
             if action.in_flight and tool is not None and not tool.idempotent:
                 answer = unknown_outcome(call)
             else:
-                answer = await run_tool(self._desk.bus, tool, call, key)
+                answer = await run_tool(self._desk.office.bus, tool, call, key)
             async with writing:
                 await self._journal.append(
                     Answered(
@@ -420,7 +385,7 @@ class _Running:
     async def _end(self, action: End) -> None:
         if action.lost:
             await bury(
-                self._desk.bus.storage,
+                self._desk.office.bus.storage,
                 self._entry,
                 reason=f"{MAX_ATTEMPTS} executors were lost over it",
                 attempts=MAX_ATTEMPTS,
@@ -433,19 +398,23 @@ class _Running:
             Ended(at=time.time(), status=action.status, response=action.response, error=error)
         )
 
-    async def leave_behind(self) -> None:
-        """Add what later turns shall see to the agent's history, once."""
+    async def leave_behind(self, *, sure: bool) -> None:
+        """Add what later turns shall see to the agent's history, once.
+
+        Args:
+            sure: whether nobody can have done so before.
+        """
         turn = self._journal.turn
         messages = turn.left_behind()
         if not messages:
             return
         name = turn.opening.turn
         subject = history_subject(self._desk.agent)
-        streams = self._desk.bus.storage.streams
-        last = await streams.last(AGENTS.name, subject)
+        streams = self._desk.office.bus.storage.streams
+        last = None if sure else await streams.last(AGENTS.name, subject)
         if last is not None:
-            payload = await unpacked(self._desk.claims, last.payload)
+            payload = await unpacked(self._desk.office.claims, last.payload)
             if decode(payload, HistoryTurn).turn == name:
                 return  # Whoever was lost after the turn's end had come so far.
-        left = await packed(self._desk.claims, HistoryTurn(name, messages))
+        left = await packed(self._desk.office.claims, HistoryTurn(name, messages))
         await streams.append(subject, left, msg_id=f"{subject}:{name}")

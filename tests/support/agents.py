@@ -97,17 +97,21 @@ async def running_agents(
     script: Script | str = "echo",
     executors: int = 1,
     engine: ScriptedEngine | None = None,
+    local: bool = False,
 ) -> AsyncIterator[Agents]:
-    """Serve agents, executors, a scripted model, and other actors."""
+    """Serve agents, executors, a scripted model, and other actors; ``local``: the API takes turns with an executor of its own."""
     chosen = script_from(script) if isinstance(script, str) else script
     model = engine or ScriptedEngine(chosen)
     async with model, anyio.create_task_group() as tasks:
         register = await open_register(bus)
+        executor = Executor(bus) if local else None
+        if executor is not None:
+            await tasks.start(executor.run)
         await tasks.start(
             serve,
             bus,
             InferenceActor(model, MODEL),
-            AgenticSystemActor(register),
+            AgenticSystemActor(register, executor),
             AgentTurnsActor(register),
             *actors,
         )

@@ -15,7 +15,7 @@ import msgspec
 from support.agents import Agents, asked, running_agents
 from support.weather import CONFIG, FORECAST, NOW, WeatherActor, weather_script
 
-from ayllu.actors.agents.journal import durable_claims, standing_records
+from ayllu.actors.agents.entries import durable_claims, standing_records
 from ayllu.actors.agents.records import JournalRecord
 from ayllu.actors.agents.turn import Event, Turn
 from ayllu.actors.engines.scripted import Script

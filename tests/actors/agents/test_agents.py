@@ -443,7 +443,10 @@ async def test_deleting_an_agent_ends_its_turns(buses: Buses) -> None:
 @pytest.mark.requirement("turn-positions")
 async def test_a_turn_is_followed_from_any_position(buses: Buses) -> None:
     gate = anyio.Event()
-    script = cast(Script, lambda *_: ["a", " b", gate, " c", " d"])
+
+    def script(*_: object) -> Sequence[Step]:
+        return ["a", " b", gate, " c", " d"]
+
     async with buses() as bus, running_agents(bus, script=script) as agents:
         await agents.create(buses.agent)
         async with anyio.create_task_group() as tasks:

@@ -1,0 +1,98 @@
+"""What an executor has before it while it works for one agent."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+
+from ...bus.bus import Bus
+from ...bus.claims import Claims
+from ...bus.durable import Delivery
+from ...schemas import InvalidRequest, decode
+from .entries import Fenced, read_command, unpacked
+from .hub import Hub
+from .leases import Lease
+from .records import AGENTS, DELTAS, AgentRecord, Command, command_subject
+
+AGENT_BUCKET = "agents"
+MADE_SECONDS = 5.0
+
+
+class Office:
+    """What the desks of one executor share.
+
+    Args:
+        bus: the bus.
+        claims: keeps what is too large for a stream.
+        hub: tells readers of this process.
+        name: the executor's.
+    """
+
+    def __init__(self, bus: Bus, claims: Claims, hub: Hub, name: str) -> None:
+        self.bus = bus
+        self.claims = claims
+        self.hub = hub
+        self.name = name
+        self._made = ("", 0.0)
+
+    async def deltas_made(self) -> str:
+        """Return which stream of deltas there is; an old answer only makes a reader begin anew that need not."""
+        made, asked = self._made
+        now = time.monotonic()
+        if not made or now - asked > MADE_SECONDS:
+            made = (await self.bus.storage.streams.state(DELTAS.name)).made
+            self._made = (made, now)
+        return made
+
+
+class Desk:
+    """The work for one agent.
+
+    Attributes:
+        office: what it shares with others.
+        agent: whose turns are taken.
+        lease: keeps other executors away.
+        look: set when there may be a new command.
+        deliveries: wake-ups that are acknowledged when all is done.
+        served: whether somebody works there.
+        record: the agent, as it was last read.
+    """
+
+    def __init__(self, office: Office, agent: str) -> None:
+        self.office = office
+        self.agent = agent
+        self.lease: Lease | None = None
+        self.look = anyio.Event()
+        self.deliveries: list[Delivery] = []
+        self.served = False
+        self.record: AgentRecord | None = None
+
+    def check(self) -> None:
+        """Raise `Fenced` if another executor may work for the agent by now."""
+        if self.lease is None or not self.lease.valid:
+            raise Fenced(f"the lease on {self.agent!r} is over")
+
+    async def later(self, after: int) -> list[Command]:
+        """Return the commands after a sequence."""
+        found: list[Command] = []
+        subject = command_subject(self.agent)
+        streams = self.office.bus.storage.streams
+        while entry := await streams.first(AGENTS.name, subject, after=after):
+            after = entry.sequence
+            try:
+                found.append(await read_command(self.office.claims, entry))
+            except InvalidRequest:
+                continue  # It becomes a dead letter when its time comes.
+        return found
+
+    async def agent_record(self, created: float) -> AgentRecord | None:
+        """Return the agent that was created then, or who has its name now; None where there is none."""
+        if self.record is None or self.record.created != created:
+            bucket = await self.office.bus.storage.key_value(AGENT_BUCKET)
+            entry = await bucket.get(self.agent)
+            self.record = None
+            if entry is not None:
+                payload = await unpacked(self.office.claims, entry.value)
+                self.record = decode(payload, AgentRecord)
+        return self.record

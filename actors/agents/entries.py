@@ -1,0 +1,105 @@
+"""Entries of the streams of agents: written and read, large ones by way of the object store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from ...bus.bus import Bus
+from ...bus.claims import Claims
+from ...bus.durable import Entry
+from ...schemas import BusError, InvalidRequest, NotFound, encode
+from .records import (
+    JOURNAL,
+    STREAMS,
+    Command,
+    Delta,
+    JournalRecord,
+    journal_subject,
+)
+
+log = logging.getLogger(__name__)
+
+BUCKET = "turns"
+CLAIM_PREFIX = b'{"claim":'
+LARGEST = 128 << 10
+"""What stands in the journal itself, in bytes; larger records wait in the object store."""
+
+_records: msgspec.json.Decoder[JournalRecord] = msgspec.json.Decoder(JournalRecord)
+_commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+_read_delta = msgspec.json.Decoder(Delta).decode
+
+
+class Fenced(Exception):  # noqa: N818 - it says what happened
+    """Another executor has claimed the turn: this one must let go of it."""
+
+
+def durable_claims(bus: Bus) -> Claims:
+    """Return where records and commands are kept that are too large for a message."""
+    return Claims(bus.storage, limit=LARGEST, bucket=BUCKET, ttl=JOURNAL.max_age)
+
+
+async def packed(claims: Claims, value: object) -> bytes:
+    """Return what stands in a stream for a value."""
+    payload = encode(value)
+    return payload if len(payload) <= claims.limit else await claims.store(payload)
+
+
+async def unpacked(claims: Claims, payload: bytes) -> bytes:
+    """Return the JSON text that an entry of a stream stands for."""
+    return await claims.load(payload) if payload.startswith(CLAIM_PREFIX) else payload
+
+
+async def ensure_streams(bus: Bus) -> None:
+    """Create the streams of agents where they are missing."""
+    for spec in STREAMS:
+        await bus.storage.streams.ensure(spec)
+
+
+@asynccontextmanager
+async def standing_records(
+    bus: Bus, claims: Claims, agent: str, turn: str
+) -> AsyncIterator[AsyncIterator[tuple[int, JournalRecord]]]:
+    """Read the records of a turn that are there, with their sequences."""
+    subject = journal_subject(agent, turn)
+    async with bus.storage.streams.replay(JOURNAL.name, subject) as entries:
+        yield (
+            (entry.sequence, read_record(await unpacked(claims, entry.payload)))
+            async for entry in entries
+        )
+
+
+def read_record(payload: bytes) -> JournalRecord:
+    """Read a record.
+
+    Raises:
+        BusError: it is none.
+    """
+    try:
+        return _records.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BusError(f"a journal has an entry that is none: {error}", retryable=False) from error
+
+
+async def read_command(claims: Claims, entry: Entry) -> Command:
+    """Read a command.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    try:
+        return _commands.decode(await unpacked(claims, entry.payload))
+    except (msgspec.DecodeError, UnicodeDecodeError, NotFound) as error:
+        raise InvalidRequest(f"it is no command: {error}") from error
+
+
+def read_delta(entry: Entry) -> Delta | None:
+    """Read a delta; None where it is none, since anybody may post there."""
+    try:
+        return _read_delta(entry.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        log.warning("an entry of %s is no delta", entry.subject)
+        return None

@@ -1,0 +1,135 @@
+"""What a turn does, in a terminal: its steps, tokens, tool calls and their answers, documents; plain where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+
+from ..client import FollowedTurn
+from ..schemas import (
+    AgenticSystemExecuteResponseEventType,
+    AgenticSystemExecuteResponseStreamChunk,
+    ExecutionStepType,
+    MemoryBankDocument,
+    ToolCall,
+    ToolResponse,
+    TurnEvent,
+    encode,
+)
+
+SHOWN = 200
+"""How many characters of an answer or a document people see."""
+TITLES = {
+    ExecutionStepType.model_inference: "model",
+    ExecutionStepType.tool_execution: "tools",
+    ExecutionStepType.safety_filtering: "safety",
+    ExecutionStepType.memory_retrieval: "memory",
+}
+_HARMLESS = dict.fromkeys([*range(32), *range(127, 160)], "�")
+del _HARMLESS[ord("\n")], _HARMLESS[ord("\t")]
+
+Write = Callable[[str, str], None]
+"""Writes a text in a style."""
+
+
+def terminal_writer() -> Write:
+    """Return what writes to stdout: in colours on a terminal, where control characters are made harmless."""
+    if not sys.stdout.isatty():
+
+        def write_plain(text: str, _: str) -> None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+        return write_plain
+    console = Console(highlight=False)
+
+    def write(text: str, style: str) -> None:
+        shown = text.translate(_HARMLESS)
+        console.print(shown, end="", style=style, markup=False, emoji=False, soft_wrap=True)
+
+    return write
+
+
+class TurnView:
+    """Shows a turn as it goes on.
+
+    Args:
+        write: writes to the terminal.
+    """
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self._within_line = False
+        self._number = 0
+
+    async def show(self, turn: FollowedTurn) -> None:
+        """Show a turn to its end.
+
+        Raises:
+            AylluError: what it ended in.
+        """
+        try:
+            async for event in turn:
+                self.take(event)
+        finally:
+            self._end_line()
+
+    def take(self, event: TurnEvent) -> None:
+        """Show one event."""
+        if event.event is not None:
+            self._take(event.event)
+        elif event.turn is not None:
+            self._line(
+                "the bus has lost what was shown of the present step; it stands so:", "yellow"
+            )
+            self._number = len(event.turn.steps) + 1
+            self._text(event.turn.partial_text)
+
+    def _take(self, chunk: AgenticSystemExecuteResponseStreamChunk) -> None:
+        if chunk.event_type is AgenticSystemExecuteResponseEventType.step_start:
+            self._number += 1
+            self._line(f"[{self._number} {TITLES[chunk.step_type]}]", "dim")
+        if chunk.response_text_delta:
+            self._text(chunk.response_text_delta)
+        if chunk.tool_call is not None:
+            self._call(chunk.tool_call)
+        if chunk.tool_response_delta is not None:
+            self._answer(chunk.tool_response_delta)
+        if chunk.retrieved_document is not None:
+            self._document(chunk.retrieved_document)
+        if chunk.violation is not None:
+            self._line(f"  ! {chunk.violation.violation_type}: {chunk.violation.details}", "red")
+
+    def _call(self, call: ToolCall) -> None:
+        self._line(f"  -> {call.tool_name} {encode(call.arguments).decode()}", "cyan")
+
+    def _answer(self, response: ToolResponse) -> None:
+        content = response.content
+        text = content if isinstance(content, str) else encode(content).decode()
+        self._line(f"  <- {response.tool_name}: {shortened(text)}", "green")
+
+    def _document(self, document: MemoryBankDocument) -> None:
+        text = document.content.decode(errors="replace")
+        self._line(f"  {document.uuid}: {shortened(text)}", "magenta")
+
+    def _text(self, text: str) -> None:
+        if text:
+            self._write(text, "")
+            self._within_line = not text.endswith("\n")
+
+    def _line(self, text: str, style: str) -> None:
+        self._end_line()
+        self._write(f"{text}\n", style)
+
+    def _end_line(self) -> None:
+        if self._within_line:
+            self._write("\n", "")
+            self._within_line = False
+
+
+def shortened(text: str) -> str:
+    """Return a text on one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
