@@ -17,7 +17,7 @@ from ..bus.durable import Storage
 from ..bus.subjects import ROOT, decode_token
 from ..schemas import BusError, InvalidRequest, NotFound, encode
 
-ANSWER_SECONDS = 30.0
+CONNECT_SECONDS, ACT_SECONDS = 3.0, 60.0
 
 
 async def run(bus_url: str | None, data_dir: Path, options: argparse.Namespace) -> None:
@@ -35,11 +35,14 @@ async def run(bus_url: str | None, data_dir: Path, options: argparse.Namespace) 
     """
     url = bus_url or _bus_of(data_dir)
     try:
-        with anyio.fail_after(ANSWER_SECONDS):
+        with anyio.fail_after(CONNECT_SECONDS) as scope:
             async with connect(url, name="ayllu dlq") as bus:
+                scope.deadline = anyio.current_time() + ACT_SECONDS
                 await _act(bus.storage, options)
     except TimeoutError as error:
-        raise BusError(f"the bus did not answer within {ANSWER_SECONDS:g} s") from error
+        raise BusError(
+            "the bus does not answer; are the nats-server and the address right?"
+        ) from error
 
 
 def _bus_of(data_dir: Path) -> str:
