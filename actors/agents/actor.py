@@ -38,7 +38,7 @@ from ...schemas import (
     encode,
 )
 from .desk import AGENT_BUCKET
-from .entries import durable_claims, ensure_streams, packed, read_command, read_record, unpacked
+from .entries import durable_claims, ensure_streams, packed, read_command, read_records, unpacked
 from .executor import Executor
 from .reader import FINAL, described, follow, state_of
 from .records import (
@@ -376,7 +376,8 @@ class AgentTurnsActor(AgentTurns):
             async for entry in entries:
                 timeline = found.setdefault(turn_of_journal(entry.subject), Timeline())
                 payload = await unpacked(self._register.claims, entry.payload)
-                timeline.record(read_record(payload))
+                for record in read_records(payload):
+                    timeline.record(record)
         for name, timeline in list(found.items())[-limit:]:
             yield msgspec.structs.replace(described(agent_id, name, timeline), steps=[])
 

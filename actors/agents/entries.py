@@ -28,7 +28,7 @@ CLAIM_PREFIX = b'{"claim":'
 LARGEST = 128 << 10
 """What stands in the journal itself, in bytes; larger records wait in the object store."""
 
-_records: msgspec.json.Decoder[JournalRecord] = msgspec.json.Decoder(JournalRecord)
+_records: msgspec.json.Decoder[list[JournalRecord]] = msgspec.json.Decoder(list[JournalRecord])
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 _read_delta = msgspec.json.Decoder(Delta).decode
 
@@ -67,16 +67,17 @@ async def standing_records(
     subject = journal_subject(agent, turn)
     async with bus.storage.streams.replay(JOURNAL.name, subject) as entries:
         yield (
-            (entry.sequence, read_record(await unpacked(claims, entry.payload)))
+            (entry.sequence, record)
             async for entry in entries
+            for record in read_records(await unpacked(claims, entry.payload))
         )
 
 
-def read_record(payload: bytes) -> JournalRecord:
-    """Read a record.
+def read_records(payload: bytes) -> list[JournalRecord]:
+    """Read the records of an entry.
 
     Raises:
-        BusError: it is none.
+        BusError: there are none.
     """
     try:
         return _records.decode(payload)

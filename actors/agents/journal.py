@@ -39,25 +39,35 @@ class Journal:
         self._subject = journal_subject(*self._names)
         self._deltas = delta_subject(*self._names)
         self._last = 0
+        self._noted: list[JournalRecord] = []
 
     async def load(self) -> None:
-        """Read what stands there."""
+        """Read what stands there, in place of what was noted."""
+        self.turn, self._noted = Turn(), []
         async with standing_records(self._bus, self._claims, *self._names) as records:
             async for sequence, record in records:
                 self.turn.apply(record)
                 self._last = sequence
 
-    async def append(self, *records: JournalRecord) -> None:
-        """Write records, one after the other, and apply each that is written.
+    def note(self, *records: JournalRecord) -> None:
+        """Apply records; they are known to nobody, and lost with this process, until they are written."""
+        for record in records:
+            self.turn.apply(record)
+            self._noted.append(record)
+
+    async def write(self, *records: JournalRecord) -> None:
+        """Write what was noted, and more records: all in one entry, so that all of them are there or none.
 
         Raises:
             Fenced: another executor wrote meanwhile.
             BusError: the bus did not answer for `PATIENCE` seconds.
         """
-        for record in records:
-            self._last = await self._store(await packed(self._claims, record))
-            self.turn.apply(record)
-            self._desk.office.hub.tell(*self._names, record)
+        self.note(*records)
+        noted, self._noted = self._noted, []
+        if noted:
+            self._last = await self._store(await packed(self._claims, noted))
+            for record in noted:
+                self._desk.office.hub.tell(*self._names, record)
 
     async def _store(self, payload: bytes) -> int:
         # The same id for each try: one that landed unanswered is found again.
@@ -88,7 +98,7 @@ class Journal:
         streams = self._bus.storage.streams
         made = (await streams.state(DELTAS.name)).made
         epoch = turn.epoch + (made != turn.deltas)
-        await self.append(
+        await self.write(
             Claimed(at=at, attempt=turn.attempt + 1, executor=executor, epoch=epoch, deltas=made)
         )
         # From this entry on, what the old attempt still posts counts for nobody.

@@ -14,7 +14,7 @@ from ...bus.bus import Bus
 from ...bus.claims import Claims
 from ...schemas import NotFound, Turn, TurnEvent, TurnStatus
 from ...schemas.tasks import background_tasks
-from .entries import read_delta, read_record, standing_records, unpacked
+from .entries import read_delta, read_records, standing_records, unpacked
 from .hub import Told
 from .records import DELTAS, JOURNAL, Delta, delta_subject, journal_subject
 from .timeline import Timeline
@@ -37,7 +37,8 @@ async def _merged(
     async def read_journal(to: MemoryObjectSendStream[Told]) -> None:
         async with streams.read(JOURNAL.name, journal_subject(agent, turn)) as entries:
             async for entry in entries:
-                await to.send(read_record(await unpacked(claims, entry.payload)))
+                for record in read_records(await unpacked(claims, entry.payload)):
+                    await to.send(record)
 
     async def read_deltas(to: MemoryObjectSendStream[Told]) -> None:
         while True:

@@ -7,7 +7,8 @@
     ayllu.v1.turn.<agent>.<turn>.step        the journal of a turn, fenced
     ayllu.v1.turn.<agent>.<turn>.delta       tokens as they come, in memory
 
-Records of a journal have a version; what an older one wrote stays readable (tests/actors/agents/journals).
+An entry of a journal is a list of records, which stand there together or not at all. They have a version; what an older one
+wrote stays readable (tests/actors/agents/journals).
 """
 
 from __future__ import annotations

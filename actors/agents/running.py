@@ -189,7 +189,7 @@ class _Running:
             traceparent=self._command.traceparent,
         )
         try:
-            await self._journal.append(began)
+            await self._journal.write(began)
         except Fenced:
             # It has begun already: an executor was lost over it, or the command came twice.
             await self._journal.load()
@@ -228,7 +228,7 @@ class _Running:
             for piece in texts:
                 text += piece
                 cuts.append(len(text))
-            await self._journal.append(Resumed(at=time.time(), text=text, cuts=cuts))
+            await self._journal.write(Resumed(at=time.time(), text=text, cuts=cuts))
 
     # How it goes on.
 
@@ -276,7 +276,7 @@ class _Running:
                 if use is None:
                     await self._stop(error)
                 else:
-                    await self._journal.append(HistoryCut(at=time.time(), use=use))
+                    await self._journal.write(HistoryCut(at=time.time(), use=use))
             except AylluError as error:
                 await self._stop(error)
             except Exception:
@@ -284,10 +284,13 @@ class _Running:
                 await self._stop(InternalError("the executor failed; its log says why"))
 
     async def _do(self, action: Action) -> None:
+        if not isinstance(action, BeginStep | End):
+            # Whatever has an effect, or is seen, follows from what is written.
+            await self._journal.write()
         match action:
             case BeginStep():
-                begun = StepBegan(at=time.time(), kind=action.kind, calls=list(action.calls))
-                await self._journal.append(begun)
+                calls = list(action.calls)
+                self._journal.note(StepBegan(at=time.time(), kind=action.kind, calls=calls))
             case Retrieve():
                 await self._retrieve()
             case Summarise():
@@ -303,7 +306,7 @@ class _Running:
         self._inference = Inference(self._journal.turn, self._journal.post)
         said = await self._inference.run(self._desk.office.bus)
         self._inference = None
-        await self._journal.append(said)
+        self._journal.note(said)
 
     async def _summarise(self, action: Summarise) -> None:
         turn = self._journal.turn
@@ -317,7 +320,7 @@ class _Running:
             left_out=turn.use.left_out,
             summary=summary,
         )
-        await self._journal.append(HistoryCut(at=time.time(), use=use))
+        await self._journal.write(HistoryCut(at=time.time(), use=use))
 
     async def _retrieve(self) -> None:
         turn = self._journal.turn
@@ -336,7 +339,7 @@ class _Running:
             documents += [document for document, _ in found]
             scores += [score for _, score in found]
         kept, values = within_budget(documents, scores, wanted.max_tokens)
-        await self._journal.append(Retrieved(at=time.time(), documents=kept, scores=values))
+        self._journal.note(Retrieved(at=time.time(), documents=kept, scores=values))
 
     async def _run_tools(self, action: RunTools) -> None:
         """Run the calls of a step at once; each answer is written as it comes, one at a time."""
@@ -352,7 +355,7 @@ class _Running:
             else:
                 answer = await run_tool(self._desk.office.bus, tool, call, key)
             async with writing:
-                await self._journal.append(
+                await self._journal.write(
                     Answered(
                         at=time.time(),
                         call=number,
@@ -378,9 +381,9 @@ class _Running:
         turn = self._journal.turn
         said = self._inference.said() if self._inference is not None else None
         self._inference = None
-        await self._journal.append(*closing_records(turn, time.time(), said))
+        self._journal.note(*closing_records(turn, time.time(), said))
         status = TurnStatus.cancelled if isinstance(error, Cancelled) else TurnStatus.failed
-        await self._journal.append(Ended(at=time.time(), status=status, error=error.info))
+        await self._journal.write(Ended(at=time.time(), status=status, error=error.info))
 
     async def _end(self, action: End) -> None:
         if action.lost:
@@ -394,7 +397,7 @@ class _Running:
                 await self._stop(action.error)
             return
         error: ErrorInfo | None = action.error.info if action.error else None
-        await self._journal.append(
+        await self._journal.write(
             Ended(at=time.time(), status=action.status, response=action.response, error=error)
         )
 
