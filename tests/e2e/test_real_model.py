@@ -173,19 +173,34 @@ def test_the_command_line(up: Up) -> None:
     assert "Paris" in json.loads(reply.stdout)["content"]
 
 
+def example(name: str, *arguments: str) -> str:
+    """Run an example to its end, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.requirement("examples-run", "agent-with-memory-and-tool")
+def test_the_examples_with_agents(up: Up) -> None:
+    lines = example("agent_with_memory.py", up.url, up.bus_url).splitlines()
+    assert "found: The museum of Cusco is open from nine to five." in lines
+    [asked] = [line for line in lines if line.startswith("calls: ")]
+    assert asked.startswith("calls: weather.today {'city': ")
+    assert "answer: It is sunny in Cusco." in lines
+    assert lines[-1] == "completed, 4 steps"
+    told = example("follow_turn.py", up.url, "first")
+    assert "Paris" in told
+    assert int(told.split()[-2]) >= 3  # connections
+
+
 @pytest.mark.requirement("examples-run")
 def test_the_examples_against_a_deployment(up: Up) -> None:
-    def example(name: str, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "examples" / name), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     assert "Paris" in example("websocket_client.py", up.url)
     assert "Paris" in example("bus_program.py", up.bus_url)
     with subprocess.Popen(
