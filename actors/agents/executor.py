@@ -45,9 +45,9 @@ BUSY_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 IDLE_SECONDS = 2.0
 """How long an executor stays with an agent that has nothing to do."""
-ACK_WAIT = 15.0
+ACK_WAIT = 5.0
 """After how long without a word a wake-up goes to another executor, in seconds."""
-KEEP_SECONDS = 5.0
+KEEP_SECONDS = 1.5
 SIGNALS = signal_subject("x").removesuffix("x") + "*"
 
 

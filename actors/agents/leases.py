@@ -13,10 +13,10 @@ from ...schemas import BusError, Conflict
 log = logging.getLogger(__name__)
 
 BUCKET = "agent_leases"
-LEASE_SECONDS = 6.0
+LEASE_SECONDS = 5.0
 """How long an executor that died or hangs keeps others from its agents, at most."""
 MARGIN_SECONDS = 0.5
-RENEW_SECONDS = 1.5
+RENEW_SECONDS = 1.0
 
 
 class Lease:

@@ -20,13 +20,14 @@ from ...schemas import (
 )
 from .engine import Capability, Delta, Generation, Prompt
 
-Step = str | Delta | anyio.Event | AylluError
-"""What a script does next: say a token, give out a delta as it is, wait for an event, or fail. `EngineDead` is final:
-the engine is dead from then on."""
+Step = str | Delta | anyio.Event | float | AylluError
+"""What a script does next: say a token, give out a delta as it is, wait for an event or some seconds, or fail. `EngineDead` is
+final: the engine is dead from then on."""
 
 Script = Callable[[Prompt, Generation], Iterable[Step]]
 """Returns the steps that answer a prompt."""
 
+SLOW_SECONDS = 0.02
 _ALL: frozenset[Capability] = frozenset(("json_schema", "logprobs", "continuation"))
 
 
@@ -98,7 +99,7 @@ class ScriptedEngine:
                     # Cheaper than anyio's checkpoint, which would show in benchmarks of what is around the engine.
                     await asyncio.sleep(0)
                     self._raise_if_dead()
-                    if isinstance(step, anyio.Event | AylluError):
+                    if isinstance(step, anyio.Event | AylluError | float):
                         await self._stop_at(step)
                         continue
                     if isinstance(step, Delta) and step.stop_reason is not None:
@@ -145,7 +146,10 @@ class ScriptedEngine:
         if not self._open:
             raise EngineDead("the scripted engine is dead")
 
-    async def _stop_at(self, step: anyio.Event | AylluError) -> None:
+    async def _stop_at(self, step: anyio.Event | AylluError | float) -> None:
+        if isinstance(step, float):
+            await anyio.sleep(step)
+            return
         if isinstance(step, anyio.Event):
             await self._pass(step)
             return
@@ -169,8 +173,8 @@ class ScriptedEngine:
 def script_from(source: str) -> Script:
     """Return the script that a configuration names.
 
-    ``echo`` repeats the last message word by word, ``count:N`` says the numbers from 1 to N, ``stall:N`` too and then
-    waits until it is cancelled. Where an answer is to be continued, they go on after what was said.
+    ``echo`` repeats the last message word by word, ``count:N`` says the numbers from 1 to N, ``slow:N`` too, one every 20 ms,
+    and ``stall:N`` too and then waits until it is cancelled. Where an answer is to be continued, they go on after what was said.
 
     Raises:
         InvalidRequest: there is no such script.
@@ -178,11 +182,19 @@ def script_from(source: str) -> Script:
     kind, _, number = source.partition(":")
     if source == "echo":
         return lambda prompt, _: _rest(_words(_asked(prompt)), prompt)
-    if kind in {"count", "stall"} and number.isdecimal():
+    if kind in {"count", "slow", "stall"} and number.isdecimal():
         numbers = [str(n) if n == 1 else f" {n}" for n in range(1, int(number) + 1)]
         end: Sequence[Step] = [anyio.Event()] if kind == "stall" else []
+        if kind == "slow":
+            return lambda prompt, _: _slowly(_rest(numbers, prompt))
         return lambda prompt, _: [*_rest(numbers, prompt), *end]
-    raise InvalidRequest(f"there is no script {source!r}: echo, count:<n> or stall:<n>")
+    raise InvalidRequest(f"there is no script {source!r}: echo, count:<n>, slow:<n> or stall:<n>")
+
+
+def _slowly(tokens: Iterable[str]) -> Iterator[Step]:
+    for token in tokens:
+        yield SLOW_SECONDS
+        yield token
 
 
 def script_of(answers: dict[str, Sequence[Step]]) -> Script:
