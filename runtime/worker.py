@@ -104,8 +104,9 @@ def _memory(setting: Setting) -> Mapping[str, Start]:
 
 def _agents(setting: Setting) -> Mapping[str, Start]:
     async def start(*, task_status: TaskStatus[Any]) -> None:
-        from ..actors.agents.actor import AgenticSystemActor, AgentTurnsActor, open_register
+        from ..actors.agents.actor import AgenticSystemActor, AgentTurnsActor
         from ..actors.agents.executor import Executor
+        from ..actors.agents.register import open_register
 
         register, executor = await open_register(setting.bus), Executor(setting.bus)
         actors = (AgenticSystemActor(register, executor), AgentTurnsActor(register))

@@ -26,14 +26,12 @@ from ...schemas import (
     encode,
 )
 from .history import dialog_of
+from .patience import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE
 from .records import Said
 from .turn import Turn
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0
-"""How long a model may be away, in seconds, before the turn fails."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 _CHAT = OPERATIONS["chat_completion.stream"]
 
 Tell = Callable[[int, list[str]], Awaitable[None]]

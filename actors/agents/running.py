@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TypeVar
 
 import anyio
 
-from ...bus.bus import Bus
-from ...bus.client import client
 from ...bus.deadletters import bury
 from ...bus.durable import Entry
 from ...schemas import (
@@ -23,9 +20,6 @@ from ...schemas import (
     ExecutionStepType,
     HistoryUse,
     InternalError,
-    MemoryBankDocument,
-    MemoryBankDocuments,
-    MemoryBankQuery,
     Message,
     ToolCall,
     TurnStatus,
@@ -40,10 +34,10 @@ from .history import (
     question_of,
     shorter,
     summary_dialog,
-    within_budget,
 )
-from .inference import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE, Inference, summarised
+from .inference import Inference, summarised
 from .journal import Journal
+from .patience import persistently
 from .plan import (
     MAX_ATTEMPTS,
     Action,
@@ -69,10 +63,10 @@ from .records import (
     HistoryCut,
     HistoryTurn,
     Resumed,
-    Retrieved,
     StepBegan,
     history_subject,
 )
+from .retrieval import retrieved
 from .tools import run_tool, unknown_outcome
 
 log = logging.getLogger(__name__)
@@ -110,40 +104,6 @@ async def run_turn(desk: Desk, entry: Entry, command: Execute) -> bool:
     finally:
         desk.office.hub.let_go(desk.agent, turn)
     return True
-
-
-async def persistently(work: Callable[[], Awaitable[T]]) -> T:
-    """Do something that may be tried again, and try it again while its actor or the bus is away.
-
-    Raises:
-        AylluError: it fails for good, or for `PATIENCE` seconds.
-    """
-    pause, give_up = FIRST_PAUSE, anyio.current_time() + PATIENCE
-    while True:
-        try:
-            return await work()
-        except AylluError as error:
-            if not error.retryable or anyio.current_time() > give_up:
-                raise
-            log.info("trying again: %s", error)
-        await anyio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
-
-
-async def passages(
-    bus: Bus, bank: str, query: MemoryBankQuery
-) -> list[tuple[MemoryBankDocument, float]]:
-    """Return what a bank has on a question: documents as far as the model sees them, the passages that were found."""
-    found: list[tuple[MemoryBankDocument, float]] = []
-    async for result in client(MemoryBankDocuments, bus).query(bank, [query]):
-        whole = {document.uuid: document for document in result.documents}
-        for match in result.matches:
-            source = whole[match.document_uuid]
-            passage = MemoryBankDocument(
-                source.uuid, match.chunk.encode(), source.metadata, "text/plain"
-            )
-            found.append((passage, match.score))
-    return found
 
 
 class _Running:
@@ -323,23 +283,7 @@ class _Running:
         await self._journal.write(HistoryCut(at=time.time(), use=use))
 
     async def _retrieve(self) -> None:
-        turn = self._journal.turn
-        config, wanted = turn.opening.agent.config, turn.opening.agent.config.retrieval
-        query = MemoryBankQuery(
-            text=question_of(turn.opening.messages)[:10_000],
-            k=wanted.k,
-            filter=wanted.filter,
-            mode=wanted.mode,
-            min_score=wanted.min_score,
-        )
-        documents: list[MemoryBankDocument] = []
-        scores: list[float] = []
-        for bank in config.memory_bank_uuids:
-            found = await persistently(partial(passages, self._desk.office.bus, bank, query))
-            documents += [document for document, _ in found]
-            scores += [score for _, score in found]
-        kept, values = within_budget(documents, scores, wanted.max_tokens)
-        self._journal.note(Retrieved(at=time.time(), documents=kept, scores=values))
+        self._journal.note(await retrieved(self._desk.office.bus, self._journal.turn))
 
     async def _run_tools(self, action: RunTools) -> None:
         """Run the calls of a step at once; each answer is written as it comes, one at a time."""

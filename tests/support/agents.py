@@ -10,13 +10,9 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from ayllu.actors.agents.actor import (
-    AgenticSystemActor,
-    AgentTurnsActor,
-    Register,
-    open_register,
-)
+from ayllu.actors.agents.actor import AgenticSystemActor, AgentTurnsActor
 from ayllu.actors.agents.executor import Executor
+from ayllu.actors.agents.register import Register, open_register
 from ayllu.actors.engines.scripted import Script, ScriptedEngine, script_from
 from ayllu.actors.inference import InferenceActor
 from ayllu.bus.bus import Bus

@@ -6,11 +6,17 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.agents import MODEL, Agents, asked, running_agents
+from support.memory import running_memory
 from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_script
 
 from ayllu.actors.agents.plan import MAX_INVALID
@@ -18,6 +24,7 @@ from ayllu.actors.agents.records import AGENTS, Execute, command_subject, wake_s
 from ayllu.actors.engines.engine import Generation, Prompt
 from ayllu.actors.engines.scripted import Script, ScriptedEngine, Step, script_from
 from ayllu.bus.bus import Bus, connect, local_bus
+from ayllu.bus.client import client
 from ayllu.bus.deadletters import letters, replay
 from ayllu.schemas import (
     AgenticSystemExecuteRequest,
@@ -29,10 +36,14 @@ from ayllu.schemas import (
     ExecutionStepType,
     HistoryPolicy,
     InvalidRequest,
+    MemoryBankDocument,
+    MemoryBanks,
+    MemoryRetrievalStep,
     Message,
     ModelInferenceStep,
     ModelNotFound,
     NotFound,
+    Retrieval,
     Role,
     ShieldConfig,
     ShieldType,
@@ -53,21 +64,22 @@ _numbers = itertools.count()
 
 
 class Buses:
-    """Opens buses of one kind, and has names that are this test's own."""
+    """Opens buses of one kind, and has names that are this test's own; ``here``: the API has an executor of its own."""
 
     def __init__(self, kind: str, request: pytest.FixtureRequest) -> None:
         self.kind = kind
         self.url = request.getfixturevalue("nats_url") if kind == "nats" else ""
+        self.here = kind == "here"
         self.agent = f"agent {os.getpid()} {next(_numbers)} ä.*>"
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[Bus]:
-        async with local_bus() if self.kind == "local" else connect(self.url) as bus:
+        async with connect(self.url) if self.kind == "nats" else local_bus() as bus:
             with anyio.fail_after(40):
                 yield bus
 
 
-@pytest.fixture(params=["local", "nats"])
+@pytest.fixture(params=["local", "here", "nats"])
 def buses(request: pytest.FixtureRequest) -> Buses:
     return Buses(request.param, request)
 
@@ -104,7 +116,7 @@ def ignore(*_: object) -> None:
 
 @pytest.mark.requirement("agent-operations")
 async def test_agents_are_created_listed_and_deleted(buses: Buses) -> None:
-    async with buses() as bus, running_agents(bus) as agents:
+    async with buses() as bus, running_agents(bus, local=buses.here) as agents:
         await agents.create(buses.agent, max_tokens=7)
         with pytest.raises(Conflict):
             await agents.create(buses.agent)
@@ -180,7 +192,10 @@ async def test_messages_that_begin_no_turn(messages: list[Message]) -> None:
 @pytest.mark.requirement("agent-turns")
 async def test_a_turn_streams_its_steps_and_then_itself(buses: Buses) -> None:
     script = cast(Script, weather_script(NOW, FORECAST))
-    async with buses() as bus, running_agents(bus, WeatherActor(), script=script) as agents:
+    async with (
+        buses() as bus,
+        running_agents(bus, WeatherActor(), script=script, local=buses.here) as agents,
+    ):
         await agents.create(buses.agent, **CONFIG)
         stream = agents.system.stream_execute(asked(buses.agent, "How is it?", turn_id="t"))
         chunks = [chunk async for chunk in stream]
@@ -216,7 +231,7 @@ async def test_a_turn_streams_its_steps_and_then_itself(buses: Buses) -> None:
 
 @pytest.mark.requirement("agent-turns")
 async def test_agents_remember(buses: Buses) -> None:
-    async with buses() as bus, running_agents(bus) as agents:
+    async with buses() as bus, running_agents(bus, local=buses.here) as agents:
         await agents.create(buses.agent)
         for text in ("one", "two"):
             await whole(agents, buses.agent, text)
@@ -281,7 +296,7 @@ async def test_a_tool_of_the_client_ends_the_turn_and_its_answer_begins_the_next
             return ["It is ", "noon."]
         return ['<tool_call>[{"name": "clock", "arguments": {}}]</tool_call>']
 
-    async with buses() as bus, running_agents(bus, script=script) as agents:
+    async with buses() as bus, running_agents(bus, script=script, local=buses.here) as agents:
         await agents.create(buses.agent, available_tools=[ToolDefinition("clock")])
         turn = await whole(agents, buses.agent, "What time is it?")
         assert turn.response_message.tool_calls == [ToolCall("clock", {})]
@@ -321,7 +336,10 @@ async def test_turns_of_one_agent_wait_for_each_other(buses: Buses) -> None:
     def script(prompt: Prompt, _: Generation) -> Sequence[Step]:
         return [prompt.messages[-1].text, *([gate] if prompt.messages[-1].text == "0" else [])]
 
-    async with buses() as bus, running_agents(bus, script=script, executors=2) as agents:
+    async with (
+        buses() as bus,
+        running_agents(bus, script=script, executors=2, local=buses.here) as agents,
+    ):
         await agents.create(buses.agent)
         async with anyio.create_task_group() as tasks:
             for number in range(4):
@@ -349,7 +367,7 @@ async def test_an_interrupt_cancels_what_runs_and_waits(buses: Buses) -> None:
         text = prompt.messages[-1].text
         return [text] if text == "now" else [text, anyio.Event()]
 
-    async with buses() as bus, running_agents(bus, script=script) as agents:
+    async with buses() as bus, running_agents(bus, script=script, local=buses.here) as agents:
         await agents.create(buses.agent)
         async with anyio.create_task_group() as tasks:
             for name in ("running", "waiting"):
@@ -373,7 +391,7 @@ async def fails(agents: Agents, agent: str, turn: str, error: type[Exception]) -
 
 @pytest.mark.requirement("agent-cancel")
 async def test_a_cancel_reaches_the_model_and_keeps_what_was_said(buses: Buses) -> None:
-    async with buses() as bus, running_agents(bus, script="stall:3") as agents:
+    async with buses() as bus, running_agents(bus, script="stall:3", local=buses.here) as agents:
         await agents.create(buses.agent)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fails, agents, buses.agent, "t", Cancelled)
@@ -397,7 +415,10 @@ async def test_a_cancel_reaches_the_model_and_keeps_what_was_said(buses: Buses) 
 async def test_a_cancel_reaches_tools(buses: Buses) -> None:
     weather = WeatherActor(held=True)
     script = cast(Script, weather_script(NOW))
-    async with buses() as bus, running_agents(bus, weather, script=script) as agents:
+    async with (
+        buses() as bus,
+        running_agents(bus, weather, script=script, local=buses.here) as agents,
+    ):
         await agents.create(buses.agent, **CONFIG)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fails, agents, buses.agent, "t", Cancelled)
@@ -411,8 +432,11 @@ async def test_a_cancel_reaches_tools(buses: Buses) -> None:
 @pytest.mark.requirement("agent-cancel")
 async def test_leaving_a_turn_does_not_end_it(buses: Buses) -> None:
     gate = anyio.Event()
-    script = cast(Script, lambda *_: ["one", gate, " two"])
-    async with buses() as bus, running_agents(bus, script=script) as agents:
+
+    def script(*_: object) -> Sequence[Step]:
+        return ["one", gate, " two"]
+
+    async with buses() as bus, running_agents(bus, script=script, local=buses.here) as agents:
         await agents.create(buses.agent)
         stream = agents.system.stream_execute(asked(buses.agent, "x", turn_id="t"))
         assert (await anext(aiter(stream))).step_type is ExecutionStepType.model_inference
@@ -425,7 +449,7 @@ async def test_leaving_a_turn_does_not_end_it(buses: Buses) -> None:
 
 @pytest.mark.requirement("agent-operations")
 async def test_deleting_an_agent_ends_its_turns(buses: Buses) -> None:
-    async with buses() as bus, running_agents(bus, script="stall:1") as agents:
+    async with buses() as bus, running_agents(bus, script="stall:1", local=buses.here) as agents:
         await agents.create(buses.agent)
         async with anyio.create_task_group() as tasks:
             for name in ("running", "waiting"):
@@ -447,7 +471,7 @@ async def test_a_turn_is_followed_from_any_position(buses: Buses) -> None:
     def script(*_: object) -> Sequence[Step]:
         return ["a", " b", gate, " c", " d"]
 
-    async with buses() as bus, running_agents(bus, script=script) as agents:
+    async with buses() as bus, running_agents(bus, script=script, local=buses.here) as agents:
         await agents.create(buses.agent)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(whole_turn, agents, buses.agent, "x", "t")
@@ -475,7 +499,7 @@ async def test_a_turn_is_followed_from_any_position(buses: Buses) -> None:
 
 @pytest.mark.requirement("turn-commands")
 async def test_duplicated_reordered_late_and_poison_commands(buses: Buses) -> None:
-    async with buses() as bus, running_agents(bus) as agents:
+    async with buses() as bus, running_agents(bus, local=buses.here) as agents:
         await agents.create(buses.agent)
         subject, streams = command_subject(buses.agent), bus.storage.streams
         poison = await streams.append(subject, b'{"c": "dance"}', msg_id=f"poison {buses.agent}")
@@ -526,7 +550,7 @@ async def test_a_turn_over_which_executors_are_lost_becomes_a_dead_letter_that_c
             for number in range(6):
                 _, scope = await agents.executor()
                 if number < 5:
-                    await agents.engine.wait_for(lambda engine, n=number: engine.started > n)
+                    await agents.engine.wait_for(partial(began_more_than, number))
                     scope.cancel()
         turn = await ended(agents, buses.agent, "t")
         assert turn.status is TurnStatus.failed
@@ -545,6 +569,10 @@ async def test_a_turn_over_which_executors_are_lost_becomes_a_dead_letter_that_c
             await anyio.sleep(0.01)
 
 
+def began_more_than(count: int, engine: ScriptedEngine) -> bool:
+    return engine.started > count
+
+
 async def lost(agents: Agents, agent: str) -> None:
     with pytest.raises(Exception, match="executors were lost"):
         await whole(agents, agent, "x", turn_id="t")
@@ -559,7 +587,7 @@ async def test_a_zombie_cannot_write(buses: Buses) -> None:
         # The first to ask is held up in mid-sentence.
         return ["one", gate, " zombie"] if not prompt.continues else [" two"]
 
-    async with buses() as bus, running_agents(bus, script=script) as agents:
+    async with buses() as bus, running_agents(bus, script=script, local=buses.here) as agents:
         await agents.create(buses.agent)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(whole_turn, agents, buses.agent, "x", "t")
@@ -592,7 +620,7 @@ async def test_the_model_is_lost_in_mid_sentence(buses: Buses) -> None:
             return [" two"]
         return ["one", ActorLost("gone")] if next(failures) else ["never"]
 
-    async with buses() as bus, running_agents(bus, script=script) as agents:
+    async with buses() as bus, running_agents(bus, script=script, local=buses.here) as agents:
         await agents.create(buses.agent)
         turn = await whole(agents, buses.agent, "x")
         assert turn.response_message.content == "one two"
@@ -617,3 +645,82 @@ async def test_an_engine_that_cannot_continue_begins_another_step() -> None:
         ]
         assert turn.response_message.content == "whole"
         assert MODEL == "script"
+
+
+@pytest.mark.requirement("agent-retrieval")
+async def test_an_agent_looks_into_its_memory_banks(buses: Buses, tmp_path: Path) -> None:
+    def script(prompt: Prompt, _: Generation) -> Sequence[Step]:
+        return ["Grounded."]
+
+    async with (
+        buses() as bus,
+        running_memory(bus, tmp_path) as memory,
+        running_agents(
+            bus, memory.banks, memory.documents, script=script, local=buses.here
+        ) as agents,
+    ):
+        bank = f"bank of {buses.agent}"
+        texts = {"llamas": "llamas live in the Andes", "boats": "boats of reed sail on the lake"}
+        documents = [
+            MemoryBankDocument(uuid, text.encode(), {"kind": uuid}, "text/plain")
+            for uuid, text in texts.items()
+        ]
+        await client(MemoryBanks, bus).create(bank, "b", documents)
+        await agents.create(
+            buses.agent, memory_bank_uuids=[bank], retrieval=Retrieval(max_tokens=10, k=2)
+        )
+        turn = await whole(agents, buses.agent, "where do llamas live", turn_id="t")
+        step = turn.steps[0]
+        assert isinstance(step, MemoryRetrievalStep)
+        # The budget has room for one passage only: the better one.
+        assert [document.content for document in step.documents] == [b"llamas live in the Andes"]
+        assert step.documents[0].metadata == {"kind": "llamas"}
+        assert len(step.scores) == 1
+        [system] = said_to(agents.engine.prompts[-1][0], "system")
+        assert "llamas live in the Andes" in system
+        events = await agents.events(buses.agent, "t")
+        assert [
+            event.event.retrieved_document.uuid
+            for event in events
+            if event.event is not None and event.event.retrieved_document is not None
+        ] == ["llamas"]
+        await client(MemoryBanks, bus).drop(bank)
+        with pytest.raises(NotFound):
+            await whole(agents, buses.agent, "where do llamas live")
+
+
+@pytest.mark.requirement("agent-cancel")
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(turns=st.integers(0, 60), here=st.booleans())
+async def test_a_cancel_at_any_point_ends_the_turn_once(turns: int, here: bool) -> None:
+    """However far a turn has come: it ends once, what was said is kept, and the agent goes on."""
+    script = cast(Script, weather_script(NOW))
+    executors = 0 if here else 1
+    with anyio.fail_after(20):
+        async with (
+            local_bus() as bus,
+            running_agents(
+                bus, WeatherActor(), script=script, local=here, executors=executors
+            ) as agents,
+        ):
+            await agents.create("al", **CONFIG)
+            seen: list[object] = []
+
+            async def take() -> None:
+                try:
+                    async for chunk in agents.system.stream_execute(asked("al", "x", turn_id="t")):
+                        seen.append(chunk)
+                except Cancelled:
+                    pass
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(take)
+                await accepted(agents, "al", "t")
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                await agents.turns.cancel("al", "t")
+            events = await agents.events("al", "t")
+            assert seen == [event.event for event in events[:-1]]
+            turn = await ended(agents, "al", "t")
+            assert turn.status in (TurnStatus.cancelled, TurnStatus.completed)
+            assert (await whole(agents, "al", "again")).response_message.content
