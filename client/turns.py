@@ -11,6 +11,7 @@ import anyio
 from ..schemas import (
     OPERATIONS,
     AgenticSystemExecuteRequest,
+    AgenticSystemExecuteResponseStreamChunk,
     AylluError,
     BusError,
     Cancelled,
@@ -32,6 +33,7 @@ CANCEL = OPERATIONS["agentic_system.turn.cancel"]
 PATIENCE = 60.0
 FOLLOW_SECONDS = 600.0
 """The deadline of each call that follows a turn; a turn that takes longer is followed by the next one."""
+FIRST_EPOCH = 1
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between tries, doubled from the first to the longest."""
 FINAL = frozenset((TurnStatus.completed, TurnStatus.cancelled, TurnStatus.failed))
@@ -139,20 +141,18 @@ class FollowedTurn:
         tried = known = self._request is None
         while self._result is None:
             began, seen = anyio.current_time(), self.index
+            asks, tried = not tried, True
             try:
-                if not tried:
-                    tried = True
-                    await self._accept(give_up_at)
-                    known = True
-                try:
-                    async with aclosing(self._read(give_up_at)) as events:
-                        async for event in events:
-                            known = True
-                            yield event
-                except NotFound:
-                    if known:
-                        raise
-                    tried = False  # It broke before the turn was accepted: once more.
+                source = self._begin(give_up_at) if asks else self._read(give_up_at)
+                async with aclosing(source) as events:
+                    async for event in events:
+                        known = True
+                        yield event
+                known = True
+            except NotFound:
+                if known or asks:
+                    raise
+                tried = False  # It broke before the turn was accepted: once more.
             except AylluError as error:
                 if not error.retryable:
                     raise
@@ -168,19 +168,25 @@ class FollowedTurn:
             why = self._result.error
             raise error_from(why) if why else Cancelled("the turn was cancelled")
 
-    async def _accept(self, give_up_at: float) -> None:
-        """Return when the turn has begun, or has ended before it could.
+    async def _begin(self, give_up_at: float) -> AsyncGenerator[TurnEvent, None]:
+        """Ask for the turn, and yield its events from the first on; in the end the whole turn is still to be read.
 
-        Its stream is left then: only `turn.events` tells the position of an event.
+        Nothing has a shorter way than these events. They do not tell their positions, but they are all there are, from the
+        first epoch on: where events were lost, the call fails.
         """
         if self._request is None:
             return
         running = await self._open(EXECUTE, encode_input(EXECUTE, self._request), give_up_at)
         try:
-            await running.take()
+            while found := await running.take():
+                for one in found:
+                    chunk = decode(one, AgenticSystemExecuteResponseStreamChunk)
+                    event = TurnEvent(FIRST_EPOCH, self.index, chunk)
+                    self.epoch, self.index = FIRST_EPOCH, self.index + 1
+                    yield event
         except AylluError as error:
             if "turn_id" not in error.details:
-                raise
+                raise  # Else it is what the turn ended in.
         finally:
             running.close()
 

@@ -298,7 +298,7 @@ async def test_a_turn_whose_acceptance_is_unknown_is_looked_for_before_it_is_ask
     server = Server(
         ("execute.stream", Told([], LOST)),
         ("turn.events", Told([], NotFound("no such turn"))),
-        ("execute.stream", Told([b"{}"])),
+        ("execute.stream", Told([])),
         ("turn.events", Told([progress(0), state(1, COMPLETED)])),
     )
     _, events = await follow(server)
@@ -316,7 +316,7 @@ async def test_a_turn_whose_acceptance_is_unknown_is_looked_for_before_it_is_ask
 @pytest.mark.requirement("client-turn-resumes")
 async def test_positions_go_on_without_gap_or_double() -> None:
     server = Server(
-        ("execute.stream", Told([b"{}"])),
+        ("execute.stream", Told([])),
         ("turn.events", Told([progress(0), progress(1)], LOST)),
         ("turn.events", Told([], Unavailable("nobody is there"))),
         ("turn.events", Told([progress(2), progress(4)])),  # One is lost on the way.
@@ -330,10 +330,27 @@ async def test_positions_go_on_without_gap_or_double() -> None:
     assert turn.resumed == 4
 
 
+@pytest.mark.requirement("client-turn-resumes")
+async def test_what_broke_while_it_was_asked_for_goes_on_after_its_last_event() -> None:
+    chunks = [encode(decode(progress(index), TurnEvent).event) for index in range(3)]
+    server = Server(
+        ("execute.stream", Told(chunks[:2], LOST)),
+        ("turn.events", Told([progress(2), state(3, COMPLETED)])),
+    )
+    turn, events = await follow(server)
+    assert [encode(event) for event in events] == [progress(index) for index in range(3)]
+    assert (server.asked[1]["epoch"], server.asked[1]["index"]) == (1, 2)
+    assert turn.resumed == 1
+    server = Server(("execute.stream", Told(chunks)), ("turn.events", Told([state(3, COMPLETED)])))
+    turn, events = await follow(server)
+    assert [event.index for event in events] == [0, 1, 2]
+    assert turn.resumed == 0
+
+
 @pytest.mark.requirement("client-turn-told-of-loss")
 async def test_the_consumer_is_told_where_the_server_has_lost_events() -> None:
     server = Server(
-        ("execute.stream", Told([b"{}"])),
+        ("execute.stream", Told([])),
         ("turn.events", Told([progress(0), progress(1), progress(2)], LOST)),
         (
             "turn.events",
@@ -390,7 +407,7 @@ async def test_a_turn_that_failed_retryably_is_not_followed_again() -> None:
         await follow(server)
     assert server.done
     server = Server(
-        ("execute.stream", Told([b"{}"])), ("turn.events", Told([state(0, TurnStatus.cancelled)]))
+        ("execute.stream", Told([])), ("turn.events", Told([state(0, TurnStatus.cancelled)]))
     )
     with pytest.raises(Cancelled):
         await follow(server)
