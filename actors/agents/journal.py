@@ -75,9 +75,11 @@ class Journal:
         give_up = anyio.current_time() + PATIENCE
         while True:
             try:
-                stored = await self._bus.storage.streams.append(
-                    self._subject, payload, msg_id=msg_id, expected_last=self._last
-                )
+                # Not to be cancelled (it is bounded): whether it is written must be known.
+                with anyio.CancelScope(shield=True):
+                    stored = await self._bus.storage.streams.append(
+                        self._subject, payload, msg_id=msg_id, expected_last=self._last
+                    )
             except Conflict as error:
                 raise Fenced(f"{self._subject} has another writer") from error
             except BusError as error:

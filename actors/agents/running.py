@@ -20,18 +20,16 @@ from ...schemas import (
     ExecutionStepType,
     HistoryUse,
     InternalError,
-    Message,
     ToolCall,
     TurnStatus,
     decode,
 )
 from ...schemas.tasks import background_tasks
+from .beginning import beginning
 from .desk import Desk
 from .entries import Fenced, packed, unpacked
 from .history import (
     SUMMARY_TOKENS,
-    chosen_history,
-    question_of,
     shorter,
     summary_dialog,
 )
@@ -52,9 +50,7 @@ from .plan import (
 )
 from .records import (
     AGENTS,
-    AgentRecord,
     Answered,
-    Began,
     Cancel,
     Command,
     Delete,
@@ -120,64 +116,24 @@ class _Running:
     async def begin(self, name: str) -> bool:
         """Write that the turn begins; false where it had begun before, or there is no agent any more."""
         later = await self._desk.later(self._entry.sequence)
-        agent = await self._agent(later)
-        if agent is None:
-            log.warning("the agent %r of a turn is gone", self._desk.agent)
-            return False
         error = self._cancel_among(later)
         if self._entry.expired:
             error = error or DeadlineExceeded("the turn expired before it could begin")
-        messages = self._command.messages
-        turns = await self._history()
-        use = HistoryUse(policy=agent.config.history_policy)
-        try:
-            use = chosen_history(agent, turns, messages)
-        except ContextLengthExceeded as exceeded:
-            error = error or exceeded
-        began = Began(
-            at=time.time(),
-            agent=agent,
-            turn=name,
-            messages=messages,
-            history=turns[-use.turns :] if use.turns else [],
-            use=use,
-            step=ExecutionStepType.memory_retrieval
-            if agent.config.memory_bank_uuids and question_of(messages)
-            else ExecutionStepType.model_inference,
-            executor=self._desk.office.name,
-            deltas=await self._desk.office.deltas_made(),
-            traceparent=self._command.traceparent,
-        )
+        began, exceeded = await beginning(self._desk, self._command, later, name)
+        if began is None:
+            log.warning("the agent %r of a turn is gone", self._desk.agent)
+            return False
         try:
             await self._journal.write(began)
         except Fenced:
             # It has begun already: an executor was lost over it, or the command came twice.
             await self._journal.load()
+            self._desk.look.set()  # It may have been cancelled meanwhile.
             return False
-        if error is not None:
-            await self._stop(error)
+        stopped = error or exceeded
+        if stopped is not None:
+            await self._stop(stopped)
         return True
-
-    async def _agent(self, later: Sequence[Command]) -> AgentRecord | None:
-        for command in later:
-            if isinstance(command, Delete):
-                return command.agent
-        return await self._desk.agent_record(self._command.created)
-
-    async def _history(self) -> list[list[Message]]:
-        given = self._command.turn_history
-        if given is not None:
-            return [[*turn.user_messages, turn.response_message] for turn in given]
-        subject = history_subject(self._desk.agent)
-        streams = self._desk.office.bus.storage.streams
-        if await streams.first(AGENTS.name, subject) is None:
-            return []
-        turns = []
-        async with streams.replay(AGENTS.name, subject) as entries:
-            async for entry in entries:
-                payload = await unpacked(self._desk.office.claims, entry.payload)
-                turns.append(decode(payload, HistoryTurn).messages)
-        return turns
 
     async def take_over(self) -> None:
         """Claim a turn whose executor is lost, and find out what it told last."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from anyio.abc import TaskStatus
 from support.agents import Agents, asked, running_agents
 from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_script
 
@@ -26,6 +27,10 @@ from ayllu.schemas import (
 )
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("turn-survives-executors")]
+
+
+class Died(BaseException):
+    """The executor is no more."""
 
 
 class Doomed:
@@ -52,7 +57,7 @@ class Doomed:
         if self.writes == self._at and self._stored:
             await write()
         self.died.set()
-        return await anyio.sleep_forever()
+        raise Died
 
     async def append(self, subject: str, payload: bytes, **options: Any) -> Appended:
         async def write() -> Appended:
@@ -83,8 +88,15 @@ async def dying_executor(bus: Bus, at: int, *, stored: bool) -> AsyncIterator[Do
     """Run an executor until it dies."""
     doomed = Doomed(bus.storage.streams, at, stored=stored)
     mortal = replace(bus, storage=cast(Storage, DoomedStorage(doomed, bus.storage)))
+
+    async def run(*, task_status: TaskStatus[None]) -> None:
+        try:
+            await Executor(mortal).run(task_status=task_status)
+        except* Died:
+            pass
+
     async with anyio.create_task_group() as tasks:
-        await tasks.start(Executor(mortal).run)
+        await tasks.start(run)
         yield doomed
         tasks.cancel_scope.cancel()
 

@@ -1,0 +1,92 @@
+"""How a turn begins: what its first record says of the agent, the history, and the first step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ...schemas import (
+    AylluError,
+    ContextLengthExceeded,
+    ExecutionStepType,
+    HistoryUse,
+    Message,
+    decode,
+)
+from .desk import Desk
+from .entries import unpacked
+from .history import chosen_history, question_of
+from .records import (
+    AGENTS,
+    AgentRecord,
+    Began,
+    Command,
+    Delete,
+    Execute,
+    HistoryTurn,
+    history_subject,
+)
+
+
+async def beginning(
+    desk: Desk, command: Execute, later: Sequence[Command], turn: str
+) -> tuple[Began | None, AylluError | None]:
+    """Return the first record of a turn, and why the turn must end at once, if it must.
+
+    Args:
+        desk: the executor's, for the agent.
+        command: the turn.
+        later: what the agent was asked for after it.
+        turn: the turn's id.
+
+    Returns:
+        The record, None where there is no agent any more; and the error.
+    """
+    agent = await _agent(desk, command, later)
+    if agent is None:
+        return None, None
+    turns = await _history(desk, command)
+    error: AylluError | None = None
+    use = HistoryUse(policy=agent.config.history_policy)
+    try:
+        use = chosen_history(agent, turns, command.messages)
+    except ContextLengthExceeded as exceeded:
+        error = exceeded
+    retrieves = bool(agent.config.memory_bank_uuids and question_of(command.messages))
+    began = Began(
+        at=time.time(),
+        agent=agent,
+        turn=turn,
+        messages=command.messages,
+        history=turns[-use.turns :] if use.turns else [],
+        use=use,
+        step=ExecutionStepType.memory_retrieval if retrieves else ExecutionStepType.model_inference,
+        executor=desk.office.name,
+        deltas=await desk.office.deltas_made(),
+        traceparent=command.traceparent,
+    )
+    return began, error
+
+
+async def _agent(desk: Desk, command: Execute, later: Sequence[Command]) -> AgentRecord | None:
+    for one in later:
+        if isinstance(one, Delete):
+            return one.agent
+    return await desk.agent_record(command.created)
+
+
+async def _history(desk: Desk, command: Execute) -> list[list[Message]]:
+    """Return the earlier turns, oldest first, as the model sees them."""
+    given = command.turn_history
+    if given is not None:
+        return [[*turn.user_messages, turn.response_message] for turn in given]
+    subject = history_subject(desk.agent)
+    streams = desk.office.bus.storage.streams
+    if await streams.first(AGENTS.name, subject) is None:
+        return []
+    turns = []
+    async with streams.replay(AGENTS.name, subject) as entries:
+        async for entry in entries:
+            payload = await unpacked(desk.office.claims, entry.payload)
+            turns.append(decode(payload, HistoryTurn).messages)
+    return turns
