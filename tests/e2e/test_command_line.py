@@ -10,7 +10,7 @@ from support.processes import run_ayllu
 
 from ayllu.schemas import OPERATIONS
 
-COMMANDS = ["up", "worker", "chat", "call", "bank", "spec", "doctor"]
+COMMANDS = ["up", "worker", "chat", "call", "bank", "agents", "turns", "dlq", "spec", "doctor"]
 
 
 @pytest.mark.requirement("command-line")
