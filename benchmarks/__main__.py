@@ -41,6 +41,14 @@ def _turns(count: int) -> Callable[[Place, Quick], Awaitable[Result]]:
     return lambda place, quick: turns.measure_turns(place, quick.pairs, count, tiny=quick.tiny)
 
 
+def _resume(place: Place, quick: Quick) -> Awaitable[Result]:
+    return turns.measure_resume(place, quick.pairs)
+
+
+def _executors(place: Place, quick: Quick) -> Awaitable[Result]:
+    return turns.measure_executors(place, min(quick.pairs, 3))
+
+
 def _model(place: Place, quick: Quick) -> Awaitable[Result]:
     if quick.tiny:
         return model.measure_model(place, quick.pairs, models=SCRIPTED, chats=2, max_tokens=8)
@@ -83,6 +91,8 @@ SCENARIOS: dict[
     "streams-32": ("32 streams of 128 scripted tokens", _streams(32), streams.rows),
     "turns-1": ("1 turn of 128 scripted tokens", _turns(1), turns.rows),
     "turns-32": ("32 turns of 128 scripted tokens", _turns(32), turns.rows),
+    "resume": ("a turn is followed again", _resume, turns.resume_rows),
+    "executors": ("turns with slow tools", _executors, turns.executor_rows),
     "model": ("8 chats with the real model", _model, model.rows),
     "vectors": ("search in 100,000 vectors of 384 numbers", _vectors, vectors.rows),
     "ingest": ("documents into a memory bank", _ingest, banks.ingest_rows),

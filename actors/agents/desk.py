@@ -55,7 +55,6 @@ class Desk:
         lease: keeps other executors away.
         look: set when there may be a new command.
         deliveries: wake-ups that are acknowledged when all is done.
-        served: whether somebody works there.
         record: the agent, as it was last read.
     """
 
@@ -65,7 +64,6 @@ class Desk:
         self.lease: Lease | None = None
         self.look = anyio.Event()
         self.deliveries: list[Delivery] = []
-        self.served = False
         self.record: AgentRecord | None = None
 
     def check(self) -> None:

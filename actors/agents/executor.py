@@ -66,6 +66,7 @@ class Executor:
         self.name = uuid4().hex[:12]
         self.hub = Hub()
         self._bus = bus
+        self._slots = slots
         self._free = anyio.Semaphore(slots)
         self._office = Office(bus, durable_claims(bus), self.hub, self.name)
         self._desks: dict[str, Desk] = {}
@@ -90,10 +91,10 @@ class Executor:
 
     async def _fetch(self, queue: WorkQueue, tasks: TaskGroup) -> None:
         while True:
-            async with self._free:
-                room = max(1, self._free.value)
+            await self._free.acquire()  # There is a slot at least.
+            self._free.release()
             try:
-                deliveries = await queue.fetch(room, wait=FETCH_SECONDS)
+                deliveries = await queue.fetch(self._free.value or 1, wait=FETCH_SECONDS)
             except BusError as error:
                 log.warning("wake-ups cannot be fetched: %s", error)
                 await anyio.sleep(RETRY_SECONDS)
@@ -107,6 +108,7 @@ class Executor:
                     continue
                 desk = self._desks.get(agent)
                 if desk is None:
+                    await self._free.acquire()
                     tasks.start_soon(self._woken, agent, delivery)
                 else:
                     desk.deliveries.append(delivery)
@@ -124,8 +126,9 @@ class Executor:
         if desk is not None:
             desk.look.set()
             return True
-        if self._tasks is None:
+        if self._tasks is None or not self._free.value:
             return False
+        self._free.acquire_nowait()
         try:
             desk = await self._open(agent)
         except BusError:
@@ -136,30 +139,41 @@ class Executor:
         return True
 
     async def _woken(self, agent: str, delivery: Delivery) -> None:
+        """Work for an agent that was woken; a slot is taken for it."""
+        desk: Desk | None = None
         try:
-            if await self._next_command(agent, 0) is None:
+            if not await self._pending(agent):
+                self._free.release()
                 await _settle([delivery], True)
-                return
-            desk = self._desks.get(agent) or await self._open(agent)
+            elif agent in self._desks:
+                self._free.release()
+                self._desks[agent].deliveries.append(delivery)
+                self._desks[agent].look.set()
+            else:
+                desk = await self._open(agent)
+                if desk is None:
+                    await _settle([delivery], False, BUSY_SECONDS)
         except BusError as error:
+            # Not acknowledged: it comes again.
             log.warning("work for an agent is put off: %s", error)
-            return  # Not acknowledged: it comes again.
-        if desk is None:
-            await _settle([delivery], False, BUSY_SECONDS)
-            return
-        desk.deliveries.append(delivery)
-        desk.look.set()
-        if not desk.served:
+        if desk is not None:
+            desk.deliveries.append(delivery)
             await self._serve(desk)
 
+    async def _pending(self, agent: str) -> bool:
+        """Tell whether an agent has anything to do; a slot that was taken for it is free if this cannot be told."""
+        try:
+            return await self._next_command(agent, 0) is not None
+        except BaseException:
+            self._free.release()
+            raise
+
     async def _open(self, agent: str) -> Desk | None:
-        """Return a desk for an agent, with its lease; None while another executor has that."""
-        if self._leases is None or not self._free.value:
-            return None
-        self._free.acquire_nowait()
+        """Return a desk for an agent, with its lease; None, and the slot is free, while another executor has that."""
         desk = self._desks[agent] = Desk(self._office, agent)
         try:
-            desk.lease = await take_lease(self._leases, agent, self.name)
+            if self._leases is not None:
+                desk.lease = await take_lease(self._leases, agent, self.name)
         finally:
             if desk.lease is None:
                 self._leave(desk)
@@ -172,7 +186,6 @@ class Executor:
 
     async def _serve(self, desk: Desk) -> None:
         """Work at a desk as long as there is something to do, and its lease lasts."""
-        desk.served = True
         done = False
         try:
             async with anyio.create_task_group() as tasks:
@@ -214,9 +227,11 @@ class Executor:
                 after = entry.sequence
             deliveries, desk.deliveries = desk.deliveries, []
             await _settle(deliveries, True)
-            with anyio.move_on_after(IDLE_SECONDS) as idle:
+            # Where others may want the slot, nobody waits in it.
+            patience = IDLE_SECONDS if self._free.value > self._slots // 2 else 0
+            with anyio.move_on_after(patience):
                 await desk.look.wait()
-            if idle.cancelled_caught:
+            if not desk.look.is_set():
                 return True
 
     async def _next_command(self, agent: str, after: int) -> Entry | None:

@@ -47,6 +47,10 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
     assert list(results) == [
         "streams-1",
         "streams-32",
+        "turns-1",
+        "turns-32",
+        "resume",
+        "executors",
         "model",
         "vectors",
         "ingest",
@@ -64,6 +68,11 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
         assert results[name]["pipe"]["events_per_frame"]["high"] == 1
         for ratio in ("ratio_merged", "ratio_single_frames", "first_token_later_ms"):
             assert_spread(results[name][ratio], 1)
+    for name in ("turns-1", "turns-32"):
+        assert_spread(results[name]["ratio"], 1)
+        assert_spread(results[name]["first_token_later_ms"], 1)
+    assert results["resume"]["events"] > 2000
+    assert_spread(results["executors"]["ratio"], 1)
     assert_spread(results["model"]["ratio"], 1)
     assert [step["connections"] for step in results["idle"]["steps"]] == [10, 20]
     for share in ("100 %", "10 %", "1 %", "0.1 %"):

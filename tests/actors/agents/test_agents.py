@@ -430,6 +430,30 @@ async def test_a_cancel_reaches_tools(buses: Buses) -> None:
 
 
 @pytest.mark.requirement("agent-cancel")
+async def test_a_cancel_that_comes_while_no_executor_is_there(buses: Buses) -> None:
+    async with buses() as bus, running_agents(bus, script="stall:2", executors=0) as agents:
+        await agents.create(buses.agent)
+        _, scope = await agents.executor()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fails, agents, buses.agent, "t", Cancelled)
+            while (await accepted(agents, buses.agent, "t")).partial_text != "1 2":
+                await anyio.sleep(0.005)
+            scope.cancel()
+            tasks.start_soon(agents.turns.cancel, buses.agent, "t", "enough")
+            subject = command_subject(buses.agent)
+            while await bus.storage.streams.first(AGENTS.name, subject, after=0) is None or (
+                await bus.storage.streams.last(AGENTS.name, subject)
+            ) == await bus.storage.streams.first(AGENTS.name, subject):
+                await anyio.sleep(0.005)
+            await agents.executor()
+        turn = await ended(agents, buses.agent, "t")
+        assert turn.status is TurnStatus.cancelled
+        [step] = turn.steps
+        assert isinstance(step, ModelInferenceStep)
+        assert step.text == "1 2"
+
+
+@pytest.mark.requirement("agent-cancel")
 async def test_leaving_a_turn_does_not_end_it(buses: Buses) -> None:
     gate = anyio.Event()
 
