@@ -143,6 +143,8 @@ async def follow_through(agents: Agents, turn: str) -> list[TurnEvent]:
 async def test_at_every_write(calls: tuple[str, ...], stored: bool) -> None:
     script = cast(Script, weather_script(*calls))
     at, died = 0, True
+    events: list[TurnEvent] = []
+    scope = anyio.CancelScope()
     async with local_bus() as bus:
         weather = WeatherActor()
         async with running_agents(bus, weather, script=script, executors=0) as agents:
