@@ -7,8 +7,12 @@ endless pieces, pings whose answers nobody reads.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any, Protocol
 
 import h11
@@ -64,12 +68,12 @@ class ReadWatch:
     def start(self) -> None:
         """Begin to watch: the write buffer is full."""
         self.stop()
-        waiting = self._owner.transport.get_write_buffer_size()
+        waiting = untaken_bytes(self._owner.transport)
         self._timer = self._owner.loop.call_later(self._timeout, self._drop_unless_read, waiting)
 
     def _drop_unless_read(self, waited: int) -> None:
         # A peer that takes little, but steadily, is no dead one.
-        if self._owner.transport.get_write_buffer_size() < waited:
+        if untaken_bytes(self._owner.transport) < waited:
             self.start()
         else:
             self._on_drop()
@@ -80,6 +84,16 @@ class ReadWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def untaken_bytes(transport: asyncio.Transport) -> int:
+    """Return how much a peer has not taken yet: what waits in this process, and in the kernel (Linux's ``SIOCOUTQ``)."""
+    waiting = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sys.platform == "linux":
+        with suppress(OSError):
+            waiting += int.from_bytes(ioctl(sock.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+    return waiting
 
 
 def websocket_protocol(patience: Patience) -> type[WebSocketsSansIOProtocol]:

@@ -225,7 +225,7 @@ class AgenticSystemExecuteRequest(Wire, frozen=True):
         ),
     ] = WhenBusy.queue
     expires_in: Annotated[
-        Annotated[float, Meta(gt=0)] | None,
+        Annotated[float, Meta(gt=0, le=31_536_000)] | None,
         Meta(description="Extension: seconds after which the turn is not begun any more."),
     ] = None
 

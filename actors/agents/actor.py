@@ -264,11 +264,19 @@ class AgentTurnsActor(AgentTurns):
         """Follow a turn; see `AgentTurns.events`."""
         if index < 0 or epoch < 0:
             raise InvalidRequest("a position is not negative")
-        await self._register.state(agent_id, turn_id)
         register = self._register
-        async with aclosing(
-            follow(register.bus, register.claims, agent_id, turn_id, epoch=epoch, index=index)
-        ) as events:
+        state = await register.state(agent_id, turn_id)
+        valid = not index or 1 <= epoch <= state.epoch
+        found = follow(
+            register.bus,
+            register.claims,
+            agent_id,
+            turn_id,
+            epoch=epoch,
+            index=index,
+            valid=valid,
+        )
+        async with aclosing(found) as events:
             async for event in events:
                 yield event
 

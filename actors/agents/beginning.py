@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 
 from ...schemas import (
+    AgenticSystemCreateRequest,
     AylluError,
+    Cancelled,
     ContextLengthExceeded,
     ExecutionStepType,
     HistoryUse,
@@ -30,7 +32,7 @@ from .records import (
 
 async def beginning(
     desk: Desk, command: Execute, later: Sequence[Command], turn: str
-) -> tuple[Began | None, AylluError | None]:
+) -> tuple[Began, AylluError | None]:
     """Return the first record of a turn, and why the turn must end at once, if it must.
 
     Args:
@@ -40,18 +42,21 @@ async def beginning(
         turn: the turn's id.
 
     Returns:
-        The record, None where there is no agent any more; and the error.
+        The record, and the error.
     """
     agent = await _agent(desk, command, later)
-    if agent is None:
-        return None, None
-    turns = await _history(desk, command)
     error: AylluError | None = None
+    if agent is None:
+        # It was deleted after the turn was accepted, and all that was known of it is gone.
+        error = Cancelled("the agent was deleted")
+        config = AgenticSystemCreateRequest(uuid=desk.agent, instructions="", model="-")
+        agent = AgentRecord(config, [], 0, command.created)
+    turns = await _history(desk, command)
     use = HistoryUse(policy=agent.config.history_policy)
     try:
         use = chosen_history(agent, turns, command.messages)
     except ContextLengthExceeded as exceeded:
-        error = exceeded
+        error = error or exceeded
     retrieves = bool(agent.config.memory_bank_uuids and question_of(command.messages))
     began = Began(
         at=time.time(),

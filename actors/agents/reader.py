@@ -67,6 +67,7 @@ async def follow(
     *,
     epoch: int = 0,
     index: int = 0,
+    valid: bool = True,
     told: AsyncIterator[Told] | None = None,
 ) -> AsyncGenerator[TurnEvent, None]:
     """Yield the events of a turn from a position; the last one has the whole turn.
@@ -78,10 +79,11 @@ async def follow(
         turn: the turn; it need not have begun.
         epoch: that of the position; 0 where nothing was seen.
         index: the first event that is wanted.
+        valid: whether the turn has had such a position; else its reader begins anew from the turn's state.
         told: what an executor of this process tells, from the turn's beginning on; the streams are read where that ends.
     """
     if told is not None:
-        async with aclosing(_events(told, agent, turn, epoch, index)) as events:
+        async with aclosing(_events(told, agent, turn, Timeline(index, epoch), valid)) as events:
             async for event in events:
                 yield event
                 if event.turn is not None and event.turn.status in FINAL:
@@ -89,25 +91,20 @@ async def follow(
                 epoch, index = event.epoch, event.index + (event.event is not None)
     async with (
         _merged(bus, claims, agent, turn) as entries,
-        aclosing(_events(entries, agent, turn, epoch, index)) as events,
+        aclosing(_events(entries, agent, turn, Timeline(index, epoch), valid)) as events,
     ):
         async for event in events:
             yield event
 
 
 async def _events(
-    entries: AsyncIterator[Told], agent: str, turn: str, epoch: int, index: int
+    entries: AsyncIterator[Told], agent: str, turn: str, timeline: Timeline, valid: bool
 ) -> AsyncGenerator[TurnEvent, None]:
-    timeline = Timeline(index)
-    checked = not index
     async for entry in entries:
         events = timeline.delta(entry) if isinstance(entry, Delta) else timeline.record(entry)
         known = timeline.turn
-        if not checked and known.began is not None:
-            # A position of another epoch is of other events.
-            timeline.lost = timeline.lost or epoch != known.epoch
-            checked = True
-        if timeline.lost:
+        if timeline.lost or (not valid and known.began is not None):
+            valid = True
             timeline.lost, timeline.next = False, known.index
             state = described(agent, turn, timeline)
             yield TurnEvent(known.epoch, known.index, turn=state, recovered=False)

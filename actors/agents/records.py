@@ -117,6 +117,7 @@ class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):
         subject: where its requests go.
         schema: the JSON schema of its arguments.
         idempotent: whether a call whose outcome is unknown may be made again.
+        description: what it does, as its actor says.
     """
 
     name: str
@@ -124,6 +125,7 @@ class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):
     subject: str
     schema: dict[str, Any]
     idempotent: bool = False
+    description: str = ""
 
 
 class AgentRecord(msgspec.Struct, frozen=True):

@@ -87,8 +87,6 @@ async def run_turn(desk: Desk, entry: Entry, command: Execute) -> bool:
     running = _Running(desk, entry, command, journal)
     try:
         new = await running.begin(turn)
-        if not new and journal.turn.began is None:
-            return True  # There is no agent any more.
         if not new and journal.turn.ended is None:
             await running.take_over()
         if journal.turn.ended is None:
@@ -114,15 +112,12 @@ class _Running:
     # How it begins.
 
     async def begin(self, name: str) -> bool:
-        """Write that the turn begins; false where it had begun before, or there is no agent any more."""
+        """Write that the turn begins; false where it had begun before."""
         later = await self._desk.later(self._entry.sequence)
         error = self._cancel_among(later)
         if self._entry.expired:
             error = error or DeadlineExceeded("the turn expired before it could begin")
         began, exceeded = await beginning(self._desk, self._command, later, name)
-        if began is None:
-            log.warning("the agent %r of a turn is gone", self._desk.agent)
-            return False
         try:
             await self._journal.write(began)
         except Fenced:
@@ -175,7 +170,7 @@ class _Running:
             match command:
                 case Cancel() if command.turn == self._command.turn:
                     return Cancelled(command.reason or "the turn was cancelled")
-                case Execute() if command.interrupt:
+                case Execute() if command.interrupt and command.turn != self._command.turn:
                     return Cancelled("another turn took the place of this one")
                 case Delete():
                     return Cancelled("the agent was deleted")

@@ -33,6 +33,7 @@ class Timeline:
 
     Args:
         index: the first event that is wanted.
+        epoch: that of the position; 0 where nothing was seen.
 
     Attributes:
         turn: what is known of the turn.
@@ -41,10 +42,11 @@ class Timeline:
             begin anew from the turn's state.
     """
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, epoch: int = 0) -> None:
         self.turn = Turn()
         self.next = index
         self.lost = False
+        self._epoch = epoch
         self._order = DeltaOrder()
         self._early: deque[Delta] = (
             deque()
@@ -68,7 +70,8 @@ class Timeline:
     def record(self, record: JournalRecord) -> list[Event]:
         """Take a record of the journal, and return the events that are known by it."""
         if isinstance(record, Claimed) and record.epoch != self.turn.epoch:
-            self.lost = self.lost or self.next > self.turn.index
+            # Who has a position of that epoch has seen what came after the loss.
+            self.lost = self.lost or (self._epoch < record.epoch and self.next > self.turn.index)
             self._texts.clear()
             self._solid = 0
         for event in self.turn.apply(record):

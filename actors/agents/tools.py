@@ -52,7 +52,9 @@ def bind(offer: ToolOffer, schema: dict[str, Any] | None) -> BoundTool:
         raise InvalidRequest(
             f"the parameters of {offer.name!r} are no JSON schema: {error.message}"
         ) from error
-    return BoundTool(offer.name, offer.name, offer.subject, chosen, offer.idempotent)
+    return BoundTool(
+        offer.name, offer.name, offer.subject, chosen, offer.idempotent, offer.description
+    )
 
 
 def problem_with(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from ...bus.bus import Bus
 from ...bus.client import client, offered_tools, served_models
@@ -38,7 +40,7 @@ async def resolved(bus: Bus, config: AgenticSystemCreateRequest, at: float) -> A
     tools = await _tools(bus, config, problems)
     if config.input_shields or config.output_shields:
         problems.append(Unsupported("shields are not available in this deployment"))
-    record = AgentRecord(config, tools, context, at)
+    record = AgentRecord(_described(config, tools), tools, context, at)
     if not problems and budget_of(record, []) <= 0:
         problems.append(
             InvalidRequest(
@@ -53,6 +55,24 @@ async def resolved(bus: Bus, config: AgenticSystemCreateRequest, at: float) -> A
             f"the agent cannot be created: {'; '.join(messages)}", details={"problems": messages}
         )
     return record
+
+
+def _described(
+    config: AgenticSystemCreateRequest, tools: Sequence[BoundTool]
+) -> AgenticSystemCreateRequest:
+    """Return the configuration with what actors say of their tools where it says nothing: the model must know it."""
+    bound = {tool.name: tool for tool in tools}
+    described = [
+        msgspec.structs.replace(
+            tool,
+            parameters=tool.parameters or bound[tool.tool_name].schema,
+            description=tool.description or bound[tool.tool_name].description or None,
+        )
+        if tool.tool_name in bound
+        else tool
+        for tool in config.available_tools
+    ]
+    return msgspec.structs.replace(config, available_tools=described)
 
 
 async def _context(bus: Bus, config: AgenticSystemCreateRequest, problems: list[AylluError]) -> int:
