@@ -14,6 +14,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from ...bus.bus import Bus
+from ...bus.context import current_call
 from ...bus.deadletters import bury
 from ...bus.durable import Delivery, Entry, KeyValue, WorkQueue
 from ...bus.transport import Message
@@ -186,6 +187,8 @@ class Executor:
 
     async def _serve(self, desk: Desk) -> None:
         """Work at a desk as long as there is something to do, and its lease lasts."""
+        # A turn outlives the call that asked for it: neither its deadline nor its trace are those of this work.
+        current_call.set(None)
         done = False
         try:
             async with anyio.create_task_group() as tasks:

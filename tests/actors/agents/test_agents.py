@@ -19,6 +19,7 @@ from support.agents import MODEL, Agents, asked, running_agents
 from support.memory import running_memory
 from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_script
 
+from ayllu.actors.agents.leases import lease_bucket
 from ayllu.actors.agents.plan import MAX_INVALID
 from ayllu.actors.agents.records import AGENTS, Execute, command_subject, wake_subject
 from ayllu.actors.engines.engine import Generation, Prompt
@@ -27,6 +28,7 @@ from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.client import client
 from ayllu.bus.deadletters import letters, replay
 from ayllu.schemas import (
+    AgenticSystem,
     AgenticSystemExecuteRequest,
     AgenticSystemTurn,
     Cancelled,
@@ -472,6 +474,20 @@ async def test_leaving_a_turn_does_not_end_it(buses: Buses) -> None:
         assert turn.response_message.content == "one two"
 
 
+@pytest.mark.requirement("agent-cancel")
+async def test_a_turn_outlives_the_deadline_of_the_call_that_asked_for_it(buses: Buses) -> None:
+    async with buses() as bus, running_agents(bus, script="slow:30", local=buses.here) as agents:
+        await agents.create(buses.agent)
+        with pytest.raises(DeadlineExceeded):
+            await client(AgenticSystem, bus, timeout=0.2).execute(
+                asked(buses.agent, "x", turn_id="t")
+            )
+        turn = await ended(agents, buses.agent, "t")
+        assert turn.status is TurnStatus.completed
+        # And what the same executor does next has a deadline of its own.
+        await whole(agents, buses.agent, "y")
+
+
 @pytest.mark.requirement("agent-operations")
 async def test_deleting_an_agent_ends_its_turns(buses: Buses) -> None:
     async with buses() as bus, running_agents(bus, script="stall:1", local=buses.here) as agents:
@@ -620,7 +636,7 @@ async def test_a_zombie_cannot_write(buses: Buses) -> None:
             while (await accepted(agents, buses.agent, "t")).index < 2:
                 await anyio.sleep(0.005)
             # Its lease is taken away, as if it had not renewed it, and another executor is woken.
-            leases = await bus.storage.key_value("agent_leases")
+            leases = await lease_bucket(bus)
             await leases.delete(buses.agent)
             _, _ = await agents.executor()
             await bus.storage.streams.append(
@@ -749,3 +765,53 @@ async def test_a_cancel_at_any_point_ends_the_turn_once(turns: int, here: bool) 
             turn = await ended(agents, "al", "t")
             assert turn.status in (TurnStatus.cancelled, TurnStatus.completed)
             assert (await whole(agents, "al", "again")).response_message.content
+
+
+@pytest.mark.requirement("turn-positions")
+async def test_a_position_of_a_later_epoch() -> None:
+    """After a loss readers began anew; who comes back with a position from after it has lost nothing more."""
+    from support.journals import AT, began
+
+    from ayllu.actors.agents.records import JOURNAL, Claimed, Ended, Said, journal_subject
+
+    async with local_bus() as bus, running_agents(bus, executors=0) as agents:
+        await agents.create("al")
+        records = [
+            began(),
+            Claimed(at=AT, attempt=2, executor="b", epoch=2),
+            Said(at=AT, text="abc", cuts=[1, 2, 3]),
+            Ended(at=AT, status=TurnStatus.cancelled),
+        ]
+        subject = journal_subject("al", "t")
+        await bus.storage.streams.append(subject, encode(records), msg_id="all")
+        assert (await bus.storage.streams.state(JOURNAL.name)).count == 1
+        events = await agents.events("al", "t", 2, 3)
+        assert [(event.index, event.recovered) for event in events] == [
+            (3, True),
+            (4, True),
+            (5, True),
+        ]
+        [first, *rest] = await agents.events("al", "t", 1, 3)
+        assert (first.index, first.recovered) == (1, False)
+        assert [event.index for event in rest] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.requirement("agent-operations")
+async def test_a_turn_of_an_agent_that_is_gone_ends() -> None:
+    async with local_bus() as bus, running_agents(bus, executors=0) as agents:
+        await agents.create("al")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fails, agents, "al", "t", Cancelled)
+            await accepted(agents, "al", "t")
+            await agents.register.agents.delete("al")
+            await agents.executor()
+
+
+@pytest.mark.requirement("agent-tools")
+async def test_the_model_is_told_what_actors_say_of_their_tools() -> None:
+    async with local_bus() as bus, running_agents(bus, WeatherActor()) as agents:
+        await agents.create("al", **CONFIG)
+        await whole(agents, "al", "hello")
+        [system] = said_to(agents.engine.prompts[-1][0], "system")
+        assert "Return the weather in a city." in system
+        assert '"city"' in system
