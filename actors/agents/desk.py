@@ -10,10 +10,10 @@ from ...bus.bus import Bus
 from ...bus.claims import Claims
 from ...bus.durable import Delivery
 from ...schemas import InvalidRequest, decode
-from .entries import Fenced, read_command, unpacked
+from .entries import Fenced, deltas_made, read_command, unpacked
 from .hub import Hub
 from .leases import Lease
-from .records import AGENTS, DELTAS, AgentRecord, Command, command_subject
+from .records import AGENTS, AgentRecord, Command, command_subject
 
 AGENT_BUCKET = "agents"
 MADE_SECONDS = 5.0
@@ -41,7 +41,7 @@ class Office:
         made, asked = self._made
         now = time.monotonic()
         if not made or now - asked > MADE_SECONDS:
-            made = (await self.bus.storage.streams.state(DELTAS.name)).made
+            made = await deltas_made(self.bus)
             self._made = (made, now)
         return made
 

@@ -13,11 +13,13 @@ from ...bus.claims import Claims
 from ...bus.durable import Entry
 from ...schemas import BusError, InvalidRequest, NotFound, encode
 from .records import (
+    DELTAS,
     JOURNAL,
     STREAMS,
     Command,
     Delta,
     JournalRecord,
+    delta_subject,
     journal_subject,
 )
 
@@ -71,6 +73,29 @@ async def standing_records(
             async for entry in entries
             for record in read_records(await unpacked(claims, entry.payload))
         )
+
+
+@asynccontextmanager
+async def standing_deltas(
+    bus: Bus, agent: str, turn: str
+) -> AsyncIterator[AsyncIterator[tuple[int, Delta]]]:
+    """Read the deltas of a turn that are there, with their sequences."""
+    await deltas_made(bus)
+    async with bus.storage.streams.replay(DELTAS.name, delta_subject(agent, turn)) as entries:
+        yield (
+            (entry.sequence, delta)
+            async for entry in entries
+            if (delta := read_delta(entry)) is not None
+        )
+
+
+async def deltas_made(bus: Bus) -> str:
+    """Return which stream of deltas there is; after the nats-server's end, a new one is made."""
+    try:
+        return (await bus.storage.streams.state(DELTAS.name)).made
+    except NotFound:
+        await bus.storage.streams.ensure(DELTAS)
+        return (await bus.storage.streams.state(DELTAS.name)).made
 
 
 def read_records(payload: bytes) -> list[JournalRecord]:

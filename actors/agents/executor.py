@@ -18,7 +18,7 @@ from ...bus.context import current_call
 from ...bus.deadletters import bury
 from ...bus.durable import Delivery, Entry, KeyValue, WorkQueue
 from ...bus.transport import Message
-from ...schemas import BusError, InvalidRequest
+from ...schemas import AylluError, BusError, InvalidRequest
 from .desk import Desk, Office
 from .entries import durable_claims, ensure_streams, read_command
 from .hub import Hub
@@ -29,6 +29,7 @@ from .records import (
     Command,
     Delete,
     Execute,
+    agent_of_signal,
     agent_of_wake,
     command_subject,
     history_subject,
@@ -116,10 +117,9 @@ class Executor:
                     desk.look.set()
 
     def _on_signal(self, message: Message) -> None:
-        # The subject's last token is the agent's; desks are few, and signals rare.
-        for agent, desk in self._desks.items():
-            if signal_subject(agent) == message.subject:
-                desk.look.set()
+        desk = self._desks.get(agent_of_signal(message.subject))
+        if desk is not None:
+            desk.look.set()
 
     async def start(self, agent: str) -> bool:
         """Work for an agent if this executor may, without waiting for a wake-up; return whether it does."""
@@ -184,6 +184,8 @@ class Executor:
         self._free.release()
         if self._desks.get(desk.agent) is desk:
             del self._desks[desk.agent]
+            # Whoever waits for a turn of the agent may wait for another executor now.
+            self.hub.let_go(desk.agent)
 
     async def _serve(self, desk: Desk) -> None:
         """Work at a desk as long as there is something to do, and its lease lasts."""
@@ -203,8 +205,8 @@ class Executor:
                 tasks.start_soon(_keep_deliveries, desk)
                 done = await self._work(desk)
                 tasks.cancel_scope.cancel()
-        except BusError as error:
-            log.warning("work for an agent is put off: %s", error)
+        except* AylluError as group:
+            log.warning("work for an agent is put off: %s", group.exceptions[0])
         finally:
             self._leave(desk)
             with anyio.move_on_after(2, shield=True):

@@ -45,10 +45,11 @@ class Hub:
             except (anyio.WouldBlock, anyio.BrokenResourceError):
                 self._forget((agent, turn), send)
 
-    def let_go(self, agent: str, turn: str) -> None:
-        """Tell no more of a turn."""
-        for send in list(self._readers.get((agent, turn), ())):
-            self._forget((agent, turn), send)
+    def let_go(self, agent: str, turn: str | None = None) -> None:
+        """Tell no more of a turn, or of any turn of an agent."""
+        for key in [key for key in self._readers if key == (agent, turn or key[1])]:
+            for send in list(self._readers.get(key, ())):
+                self._forget(key, send)
 
     def _forget(self, key: tuple[str, str], send: MemoryObjectSendStream[Told]) -> None:
         send.close()

@@ -10,8 +10,8 @@ import anyio
 
 from ...schemas import BusError, Conflict, encode
 from .desk import Desk
-from .entries import Fenced, packed, read_delta, standing_records
-from .records import DELTAS, Claimed, Delta, JournalRecord, delta_subject, journal_subject
+from .entries import Fenced, deltas_made, packed, standing_deltas, standing_records
+from .records import Claimed, Delta, JournalRecord, delta_subject, journal_subject
 from .timeline import DeltaOrder
 from .turn import Turn
 
@@ -40,6 +40,7 @@ class Journal:
         self._deltas = delta_subject(*self._names)
         self._last = 0
         self._noted: list[JournalRecord] = []
+        self._writes = 0
 
     async def load(self) -> None:
         """Read what stands there, in place of what was noted."""
@@ -63,15 +64,18 @@ class Journal:
             BusError: the bus did not answer for `PATIENCE` seconds.
         """
         self.note(*records)
-        noted, self._noted = self._noted, []
+        noted = list(self._noted)
         if noted:
+            # Whoever is cancelled here does not know whether it is written: if so, its next write is fenced off.
+            self._writes += 1
             self._last = await self._store(await packed(self._claims, noted))
+            del self._noted[: len(noted)]
             for record in noted:
                 self._desk.office.hub.tell(*self._names, record)
 
     async def _store(self, payload: bytes) -> int:
         # The same id for each try: one that landed unanswered is found again.
-        msg_id = f"{self._subject}:{self._last}:{self._writer}"
+        msg_id = f"{self._subject}:{self._last}:{self._writer}:{self._writes}"
         give_up = anyio.current_time() + PATIENCE
         while True:
             try:
@@ -98,7 +102,7 @@ class Journal:
         """
         turn = self.turn
         streams = self._bus.storage.streams
-        made = (await streams.state(DELTAS.name)).made
+        made = await deltas_made(self._bus)
         epoch = turn.epoch + (made != turn.deltas)
         await self.write(
             Claimed(at=at, attempt=turn.attempt + 1, executor=executor, epoch=epoch, deltas=made)
@@ -110,10 +114,9 @@ class Journal:
         )
         order = DeltaOrder()
         texts: dict[int, str] = {}
-        async with streams.replay(DELTAS.name, self._deltas) as entries:
-            async for entry in entries:
-                delta = read_delta(entry) if entry.sequence < stored.sequence else None
-                if delta is not None:
+        async with standing_deltas(self._bus, *self._names) as deltas:
+            async for sequence, delta in deltas:
+                if sequence < stored.sequence:
                     for index, text in order.accepted(delta):
                         texts.setdefault(index, text)
         return list(_contiguous(texts, turn.index))

@@ -14,7 +14,7 @@ from ...bus.bus import Bus
 from ...bus.claims import Claims
 from ...schemas import NotFound, Turn, TurnEvent, TurnStatus
 from ...schemas.tasks import background_tasks
-from .entries import read_delta, read_records, standing_records, unpacked
+from .entries import read_delta, read_records, standing_deltas, standing_records, unpacked
 from .hub import Told
 from .records import DELTAS, JOURNAL, Delta, delta_subject, journal_subject
 from .timeline import Timeline
@@ -125,12 +125,9 @@ async def state_of(bus: Bus, claims: Claims, agent: str, turn: str) -> Timeline 
         async for _, record in records:
             timeline.record(record)
     if timeline.turn.ended is None:
-        subject = delta_subject(agent, turn)
-        async with bus.storage.streams.replay(DELTAS.name, subject) as entries:
-            async for entry in entries:
-                delta = read_delta(entry)
-                if delta is not None:
-                    timeline.delta(delta)
+        async with standing_deltas(bus, agent, turn) as deltas:
+            async for _, delta in deltas:
+                timeline.delta(delta)
     return timeline
 
 

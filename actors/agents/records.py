@@ -93,6 +93,15 @@ def signal_subject(agent: str) -> str:
     return f"{ROOT}.signal.agent.{encode_token(agent)}"
 
 
+def agent_of_signal(subject: str) -> str:
+    """Return the agent that a signal is for.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return decode_token(subject.removeprefix(f"{ROOT}.signal.agent."))
+
+
 def journal_subject(agent: str, turn: str) -> str:
     """Return where the journal of a turn is."""
     return f"{ROOT}.turn.{encode_token(agent)}.{encode_token(turn)}.step"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import TypeVar
 
 import anyio
 
@@ -66,8 +65,6 @@ from .retrieval import retrieved
 from .tools import run_tool, unknown_outcome
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 CLOSE_SECONDS = 30.0
 """How long the end of a cancelled turn may take to be written."""
@@ -263,11 +260,8 @@ class _Running:
             async with anyio.create_task_group() as tasks:
                 for number, call in action.calls:
                     tasks.start_soon(run, number, call)
-        except* Fenced as fenced:
-            raise Fenced(str(fenced.exceptions[0])) from None
-        except* AylluError as group:
-            first = group.exceptions[0]
-            raise first if isinstance(first, AylluError) else BaseException from None
+        except* (Fenced, AylluError) as group:
+            raise group.exceptions[0] from None
 
     # How it ends.
 
