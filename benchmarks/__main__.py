@@ -15,7 +15,19 @@ import msgspec
 
 from ayllu.bus.server import embedded_server
 
-from . import banks, idle, machine, model, retrieval, startup, streams, turns, unread, vectors
+from . import (
+    banks,
+    idle,
+    machine,
+    model,
+    retrieval,
+    startup,
+    streams,
+    turns,
+    unread,
+    vectors,
+    waiting,
+)
 from .topology import SCRIPTED, Place
 
 PAIRS = 7
@@ -47,6 +59,10 @@ def _resume(place: Place, quick: Quick) -> Awaitable[Result]:
 
 def _executors(place: Place, quick: Quick) -> Awaitable[Result]:
     return turns.measure_executors(place, min(quick.pairs, 3))
+
+
+def _waiting(place: Place, quick: Quick) -> Awaitable[Result]:
+    return waiting.measure_waiting(place, 16 if quick.tiny else 1000, tiny=quick.tiny)
 
 
 def _model(place: Place, quick: Quick) -> Awaitable[Result]:
@@ -93,6 +109,7 @@ SCENARIOS: dict[
     "turns-32": ("32 turns of 128 scripted tokens", _turns(32), turns.rows),
     "resume": ("a turn is followed again", _resume, turns.resume_rows),
     "executors": ("turns with slow tools", _executors, turns.executor_rows),
+    "waiting": ("turns that wait for busy agents", _waiting, waiting.rows),
     "model": ("8 chats with the real model", _model, model.rows),
     "vectors": ("search in 100,000 vectors of 384 numbers", _vectors, vectors.rows),
     "ingest": ("documents into a memory bank", _ingest, banks.ingest_rows),

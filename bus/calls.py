@@ -115,6 +115,10 @@ class Call:
             self._machine.receive(kind, message.payload, now)
         self._after_change()
 
+    def doubt(self) -> None:
+        """Frames may be missing (called by `Calls`)."""
+        self._machine.doubt()
+
     def receive_event(self, event: bytes, now: float) -> None:
         """Take an event that came in a bundle (called by `Calls`)."""
         machine = self._machine
@@ -159,6 +163,7 @@ class Calls:
         self._prefix = transport.inbox()
         self._open: dict[str, Call] = {}
         self._next = 0
+        self._reconnects = transport.reconnects
 
     @property
     def open_count(self) -> int:
@@ -213,6 +218,8 @@ class Calls:
             headers[CLAIM_HEADER] = "1"
         self._next += 1
         name = f"{self._next:x}"
+        if self._transport.reconnects != self._reconnects:
+            self._doubt()
         machine = Caller(now, deadline=now + timeout)
         call = self._open[name] = Call(self, name, machine, explain_absence)
         try:
@@ -227,6 +234,8 @@ class Calls:
 
     def receive(self, message: Message) -> None:
         """Take a message of the inbox."""
+        if self._transport.reconnects != self._reconnects:
+            self._doubt()
         name, _, kind = message.subject[len(self._prefix) + 1 :].partition(".")
         now = asyncio.get_running_loop().time()
         if kind == BUNDLE:
@@ -239,6 +248,12 @@ class Calls:
             call.receive(kind, message, now)
         elif kind in (ACCEPT, HEARTBEAT):
             self._disown(kind, message)
+
+    def _doubt(self) -> None:
+        """Let calls that were open while the bus was lost be sure that nothing is missing before they go on."""
+        self._reconnects = self._transport.reconnects
+        for call in self._open.values():
+            call.doubt()
 
     def _disown(self, kind: str, message: Message) -> None:
         """Cancel work on a call that was given up before its actor, held up by something, took it."""

@@ -121,6 +121,7 @@ class Caller:
         "_count",
         "_credited",
         "_deadline",
+        "_doubted",
         "_heard",
         "_suspected",
         "_taken",
@@ -141,6 +142,7 @@ class Caller:
         self._heard = now
         self._suspected: float | None = None
         self._count = 0
+        self._doubted: deque[bytes | Claimed] | None = None
         self._taken = 0
         self._credited = 0
         self._cancelling = False
@@ -165,10 +167,16 @@ class Caller:
         if self.outcome is not None:
             return
         self._count += 1
-        if len(self.events) > WINDOW:
+        waiting = self.events if self._doubted is None else self._doubted
+        if len(waiting) > WINDOW:
             self._fail(BusError("the responder sent more than the window allows"))
         else:
-            self.events.append(event)
+            waiting.append(event)
+
+    def doubt(self) -> None:
+        """The bus was lost for a while, and frames with it, perhaps: events wait until the responder's count fits."""
+        if self._doubted is None:
+            self._doubted = deque()
 
     def _receive_other(self, kind: str, payload: bytes) -> None:
         if kind == ACCEPT:
@@ -195,6 +203,9 @@ class Caller:
     def _check(self, count: int) -> bool:
         if count > self._count:
             self._fail(BusError(f"{count - self._count} frames were lost on the bus"))
+        elif self._doubted is not None:
+            self.events.extend(self._doubted)
+            self._doubted = None
         return count <= self._count
 
     def take(self, most: int | None = None) -> list[bytes | Claimed]:
@@ -286,7 +297,8 @@ class Responder:
     def caller_gone(self) -> None:
         """The bus says that nobody listens on the inbox any more."""
         if self.cancelled is None:
-            self.cancelled = Cancelled("the caller is gone")
+            # Whoever hears this is not gone: its connection was lost, and made again later than ours.
+            self.cancelled = BusError("the bus lost the caller for a while")
 
     def heartbeat(self, now: float) -> bytes:
         """Return the payload of a heartbeat; also notices a caller that takes nothing."""

@@ -138,7 +138,7 @@ def _passes(wanted: Test, metadata: Mapping[str, Any]) -> bool:
             return _holds(metadata, wanted.key, wanted.values)
         case Lt():
             return _ordered(metadata, wanted, lambda value, bound: value < bound)
-        case Gt():
+        case _:
             return _ordered(metadata, wanted, lambda value, bound: value > bound)
 
 

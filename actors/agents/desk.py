@@ -54,7 +54,7 @@ class Desk:
         agent: whose turns are taken.
         lease: keeps other executors away.
         look: set when there may be a new command.
-        deliveries: wake-ups that are acknowledged when all is done.
+        deliveries: the wake-up that is acknowledged when all is done.
         record: the agent, as it was last read.
     """
 
@@ -66,13 +66,24 @@ class Desk:
         self.deliveries: list[Delivery] = []
         self.record: AgentRecord | None = None
 
+    def keep(self, delivery: Delivery) -> bool:
+        """Look for a new command; keep the wake-up unless there is one.
+
+        One that is not acknowledged brings the agent to another executor if this one ends; more would only cost.
+        """
+        self.look.set()
+        if self.deliveries:
+            return False
+        self.deliveries.append(delivery)
+        return True
+
     def check(self) -> None:
         """Raise `Fenced` if another executor may work for the agent by now."""
         if self.lease is None or not self.lease.valid:
             raise Fenced(f"the lease on {self.agent!r} is over")
 
-    async def later(self, after: int) -> list[Command]:
-        """Return the commands after a sequence."""
+    async def later(self, after: int) -> tuple[list[Command], int]:
+        """Return the commands after a sequence, and the last one's sequence."""
         found: list[Command] = []
         subject = command_subject(self.agent)
         streams = self.office.bus.storage.streams
@@ -82,7 +93,7 @@ class Desk:
                 found.append(await read_command(self.office.claims, entry))
             except InvalidRequest:
                 continue  # It becomes a dead letter when its time comes.
-        return found
+        return found, after
 
     async def agent_record(self, created: float) -> AgentRecord | None:
         """Return the agent that was created then, or who has its name now; None where there is none."""

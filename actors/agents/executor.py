@@ -112,9 +112,8 @@ class Executor:
                 if desk is None:
                     await self._free.acquire()
                     tasks.start_soon(self._woken, agent, delivery)
-                else:
-                    desk.deliveries.append(delivery)
-                    desk.look.set()
+                elif not desk.keep(delivery):
+                    tasks.start_soon(_settle, [delivery], True)
 
     def _on_signal(self, message: Message) -> None:
         desk = self._desks.get(agent_of_signal(message.subject))
@@ -148,8 +147,8 @@ class Executor:
                 await _settle([delivery], True)
             elif agent in self._desks:
                 self._free.release()
-                self._desks[agent].deliveries.append(delivery)
-                self._desks[agent].look.set()
+                if not self._desks[agent].keep(delivery):
+                    await _settle([delivery], True)
             else:
                 desk = await self._open(agent)
                 if desk is None:

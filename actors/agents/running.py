@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 
@@ -110,7 +111,7 @@ class _Running:
 
     async def begin(self, name: str) -> bool:
         """Write that the turn begins; false where it had begun before."""
-        later = await self._desk.later(self._entry.sequence)
+        later, _ = await self._desk.later(self._entry.sequence)
         error = self._cancel_among(later)
         if self._entry.expired:
             error = error or DeadlineExceeded("the turn expired before it could begin")
@@ -152,10 +153,11 @@ class _Running:
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         """Look for commands that end this turn, whenever there may be a new one."""
+        seen = self._entry.sequence
         while True:
             await self._desk.look.wait()
             self._desk.look = anyio.Event()
-            commands = await persistently(lambda: self._desk.later(self._entry.sequence))
+            commands, seen = await persistently(partial(self._desk.later, seen))
             error = self._cancel_among(commands)
             if error is not None:
                 self._cancelled = error

@@ -51,6 +51,7 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
         "turns-32",
         "resume",
         "executors",
+        "waiting",
         "model",
         "vectors",
         "ingest",
@@ -73,6 +74,8 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
         assert_spread(results[name]["first_token_later_ms"], 1)
     assert results["resume"]["events"] > 2000
     assert_spread(results["executors"]["ratio"], 1)
+    assert results["waiting"]["turns"] == 16
+    assert results["waiting"]["waiting"]["resident_mib"] > 10
     assert_spread(results["model"]["ratio"], 1)
     assert [step["connections"] for step in results["idle"]["steps"]] == [10, 20]
     for share in ("100 %", "10 %", "1 %", "0.1 %"):

@@ -23,6 +23,7 @@ from ayllu.bus.exchange import (
     Caller,
     Claimed,
     Control,
+    End,
     Ended,
     Failed,
     Heartbeat,
@@ -103,6 +104,35 @@ def test_a_heartbeat_that_was_overtaken_by_data_is_no_loss() -> None:
     machine.receive(DATA, b"1", 1.0)
     machine.receive(HEARTBEAT, encode(Heartbeat(0)), 1.0)
     assert machine.outcome is None
+
+
+@pytest.mark.requirement("exchange-frames")
+def test_after_the_bus_was_lost_events_wait_for_a_count_that_fits() -> None:
+    machine = caller()
+    machine.receive(DATA, b"1", 0.0)
+    machine.doubt()
+    machine.receive(DATA, b"2", 0.0)
+    machine.doubt()
+    machine.receive(DATA, b"3", 0.0)
+    assert list(machine.events) == [b"1"]
+    machine.receive(HEARTBEAT, encode(Heartbeat(3)), 0.0)
+    machine.receive(DATA, b"4", 0.0)
+    assert list(machine.events) == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.requirement("exchange-frames")
+@pytest.mark.parametrize(
+    ("kind", "payload"), [(HEARTBEAT, encode(Heartbeat(4))), (END, encode(End(4)))]
+)
+def test_nothing_is_told_that_came_behind_a_lost_frame(kind: str, payload: bytes) -> None:
+    machine = caller()
+    machine.receive(DATA, b"1", 0.0)
+    machine.doubt()
+    for event in (b"3", b"4"):
+        machine.receive(DATA, event, 0.0)
+    machine.receive(kind, payload, 0.0)
+    assert list(machine.events) == [b"1"]
+    assert isinstance(failure(machine).error, BusError)
 
 
 @pytest.mark.requirement("exchange-dead-responder")
@@ -249,9 +279,9 @@ def test_a_control_message_that_makes_no_sense_changes_nothing(payload: bytes) -
 def test_a_caller_that_is_gone_cancels_the_work() -> None:
     responder = Responder()
     responder.caller_gone()
-    assert isinstance(responder.cancelled, Cancelled)
+    assert isinstance(responder.cancelled, BusError)
     responder.control(CANCEL)
-    assert responder.cancelled.message == "the caller is gone"
+    assert responder.cancelled.retryable
 
 
 class Exchange(RuleBasedStateMachine):

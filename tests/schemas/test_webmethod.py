@@ -173,6 +173,14 @@ def _request_is_no_struct() -> type:
     return Wrong
 
 
+def _streamed_tool() -> type:
+    class Wrong(Protocol):
+        @s.webmethod(route="/jobs/run", tool=True)
+        def run(self, name: str) -> AsyncIterator[Note]: ...
+
+    return Wrong
+
+
 def _two_bodies() -> type:
     class Wrong(Protocol):
         @s.webmethod(route="/jobs/run")
@@ -207,6 +215,7 @@ def _sse_without_stream() -> type:
         _stream_without_events,
         _assembles_without_stream,
         _request_is_no_struct,
+        _streamed_tool,
         _two_bodies,
         _routed_by_nothing,
         _sse_without_stream,
