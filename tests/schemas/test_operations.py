@@ -185,3 +185,10 @@ def test_two_operations_of_one_name_are_refused() -> None:
 def test_the_table_is_frozen() -> None:
     with pytest.raises(TypeError):
         s.OPERATIONS["x"] = s.OPERATIONS["models"]  # type: ignore[index]
+
+
+def test_a_turn_is_not_assembled_from_its_chunks() -> None:
+    assemble = s.OPERATIONS["agentic_system.execute.stream"].assemble
+    assert assemble is not None
+    with pytest.raises(TypeError, match="0 chunks are no turn"):
+        assemble([])
