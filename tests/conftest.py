@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ from support.nats import shared_server
 # No deadline for an example: on a busy machine it would say nothing about the code.
 settings.register_profile("ayllu", deadline=None)
 settings.load_profile("ayllu")
+
+# A shell that runs the suite in the background lets it ignore SIGINT, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
