@@ -9,7 +9,7 @@ from typing import Any
 
 from .child import Child
 from .load import Heard, Load
-from .numbers import Measure, alternate, number, ratios, spread
+from .numbers import Measure, Spread, alternate, number, ratios, spread
 from .topology import (
     SCRIPTED,
     Place,
@@ -42,7 +42,7 @@ async def measure_streams(
 
         def of(url: str, request: str, **parts: Child) -> Measure:
             question = Load(url, [request] * streams, 1 if tiny else ROUNDS.get(streams, 3))
-            return lambda: _measure(load, question, {"client": load, **parts})
+            return lambda: measure_load(load, question, {"client": load, **parts})
 
         values = await alternate(
             {
@@ -55,7 +55,8 @@ async def measure_streams(
     return _summary(values)
 
 
-async def _measure(load: Child, question: Load, parts: Mapping[str, Child]) -> dict[str, float]:
+async def measure_load(load: Child, question: Load, parts: Mapping[str, Child]) -> dict[str, float]:
+    """Let a load run, and return its tokens a second, its first token, and what each token costs each part."""
     before = {name: part.cpu_seconds for name, part in parts.items()}
     heard = await load.ask(question, Heard)
     tokens = len(question.requests) * question.rounds * TOKENS
@@ -73,24 +74,32 @@ async def _measure(load: Child, question: Load, parts: Mapping[str, Child]) -> d
 
 def _summary(values: dict[str, dict[str, Any]]) -> dict[str, Any]:
     speed = {name: runs["tokens_per_second"] for name, runs in values.items()}
-    first = {name: runs["first_token_ms"] for name, runs in values.items()}
     return {
-        **{
-            name: {quantity: spread(runs) for quantity, runs in quantities.items()}
-            for name, quantities in values.items()
-        },
+        **spreads(values),
         "ratio_merged": ratios(speed["ayllu"], speed["pipe"]),
         "ratio_single_frames": ratios(speed["single"], speed["pipe"]),
-        "first_token_later_ms": spread(
-            [ours - bare for ours, bare in zip(first["ayllu"], first["pipe"], strict=True)]
-        ),
+        "first_token_later_ms": first_token_later(values, "ayllu", "pipe"),
     }
 
 
-def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the lines of the table."""
+def spreads(values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the spread of each quantity of each system."""
+    return {
+        name: {quantity: spread(runs) for quantity, runs in quantities.items()}
+        for name, quantities in values.items()
+    }
+
+
+def first_token_later(values: dict[str, dict[str, Any]], ours: str, bare: str) -> Spread:
+    """Return by how many milliseconds the first token of one system comes later than that of another."""
+    pairs = zip(values[ours]["first_token_ms"], values[bare]["first_token_ms"], strict=True)
+    return spread([one - other for one, other in pairs])
+
+
+def system_rows(result: dict[str, Any], *names: str) -> list[tuple[str, str]]:
+    """Return the lines of the table that tell of each system."""
     lines = []
-    for name in ("ayllu", "single", "pipe"):
+    for name in names:
         found = result[name]
         cpu = ", ".join(
             f"{quantity.removesuffix('_cpu_us_per_token')} {number(values.median)}"
@@ -103,8 +112,13 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             (f"{name}: events a frame", str(found["events_per_frame"])),
             (f"{name}: us of processor a token", cpu),
         ]
+    return lines
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the table."""
     return [
-        *lines,
+        *system_rows(result, "ayllu", "single", "pipe"),
         ("ayllu / pipe", str(result["ratio_merged"])),
         ("one frame a token / pipe", str(result["ratio_single_frames"])),
         ("first token later than the pipe's, ms", str(result["first_token_later_ms"])),

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from statistics import median
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -37,9 +36,9 @@ from ayllu.schemas import (
 )
 
 from .child import AYLLU, Child, helper, run, running
-from .load import Heard, Load
+from .load import Load
 from .numbers import Measure, alternate, ratios, spread
-from .streams import ROUNDS, TOKENS
+from .streams import ROUNDS, first_token_later, measure_load, spreads, system_rows
 from .topology import SCRIPTED, Place, chat_frame, client, gateway, inference
 
 
@@ -85,36 +84,14 @@ async def measure_turns(
         turns = Load(url, [turn_frame(name) for name in names], rounds)
 
         def of(question: Load) -> Measure:
-            return lambda: _measure(load, question, parts)
+            return lambda: measure_load(load, question, parts)
 
         values = await alternate({"chat": of(chats), "turn": of(turns)}, pairs)
     speed = {name: runs["tokens_per_second"] for name, runs in values.items()}
-    first = {name: runs["first_token_ms"] for name, runs in values.items()}
     return {
-        **{
-            name: {quantity: spread(runs) for quantity, runs in quantities.items()}
-            for name, quantities in values.items()
-        },
+        **spreads(values),
         "ratio": ratios(speed["turn"], speed["chat"]),
-        "first_token_later_ms": spread(
-            [turn - chat for turn, chat in zip(first["turn"], first["chat"], strict=True)]
-        ),
-    }
-
-
-async def _measure(load: Child, question: Load, parts: dict[str, Child]) -> dict[str, float]:
-    before = {name: part.cpu_seconds for name, part in parts.items()}
-    heard = await load.ask(question, Heard)
-    tokens = len(question.requests) * question.rounds * TOKENS
-    if heard.events < tokens:
-        raise RuntimeError(f"of {tokens} tokens {heard.events} came")
-    return {
-        "tokens_per_second": tokens / heard.seconds,
-        "first_token_ms": 1000 * median(heard.first),
-        **{
-            f"{name}_cpu_us_per_token": 1e6 * (part.cpu_seconds - before[name]) / tokens
-            for name, part in parts.items()
-        },
+        "first_token_later_ms": first_token_later(values, "turn", "chat"),
     }
 
 
@@ -153,6 +130,23 @@ class SleeperActor(Sleeper):
         return "slept"
 
 
+def sleepy_agent(name: str) -> AgenticSystemCreateRequest:
+    """Return an agent that does what it is told (`sleep_call`), and then answers."""
+    return AgenticSystemCreateRequest(
+        uuid=name,
+        instructions="Repeat.",
+        model="echo",
+        available_tools=[ToolDefinition("sleeper.sleep")],
+        executable_tools={"sleeper.sleep"},
+        max_steps=2,
+    )
+
+
+def sleep_call(seconds: float) -> str:
+    """Return what makes the model of such an agent call its tool."""
+    return f"""<tool_call>[{{"name": "sleeper.sleep", "arguments": {{"seconds": {seconds}}}}}]</tool_call>"""
+
+
 async def measure_resume(place: Place, pairs: int) -> dict[str, Any]:
     """Measure how soon a turn of many events is followed again: from the request to the first event that was missed."""
     async with AsyncExitStack() as stack:
@@ -189,7 +183,7 @@ def resume_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 async def measure_executors(place: Place, pairs: int) -> dict[str, Any]:
     """Measure turns a second of one executor and of two, when tools take most of the time and slots are few."""
-    call = f"""<tool_call>[{{"name": "sleeper.sleep", "arguments": {{"seconds": {TOOL_SECONDS}}}}}]</tool_call>"""
+    call = sleep_call(TOOL_SECONDS)
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(connect_bus(place.bus))
         tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -200,16 +194,7 @@ async def measure_executors(place: Place, pairs: int) -> dict[str, Any]:
         api = client_of(AgenticSystem, bus)
         names = [f"tools {number}" for number in range(TOOL_AGENTS)]
         for name in names:
-            await api.create(
-                AgenticSystemCreateRequest(
-                    uuid=name,
-                    instructions="Repeat.",
-                    model="echo",
-                    available_tools=[ToolDefinition("sleeper.sleep")],
-                    executable_tools={"sleeper.sleep"},
-                    max_steps=2,
-                )
-            )
+            await api.create(sleepy_agent(name))
 
         async def take(name: str) -> None:
             message = Message(role=Role.user, content=call)
@@ -259,21 +244,8 @@ async def run_executor(url: str, slots: str) -> None:
 
 def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of the table."""
-    lines = []
-    for name in ("chat", "turn"):
-        found = result[name]
-        cpu = ", ".join(
-            f"{quantity.removesuffix('_cpu_us_per_token')} {values.median:.1f}"
-            for quantity, values in found.items()
-            if quantity.endswith("_cpu_us_per_token")
-        )
-        lines += [
-            (f"{name}: tokens/s", str(found["tokens_per_second"])),
-            (f"{name}: first token, ms", str(found["first_token_ms"])),
-            (f"{name}: us of processor a token", cpu),
-        ]
     return [
-        *lines,
+        *system_rows(result, "chat", "turn"),
         ("turn / chat, tokens/s", str(result["ratio"])),
         ("first token of a turn later, ms", str(result["first_token_later_ms"])),
     ]

@@ -1,4 +1,4 @@
-"""What turns cost that were accepted and wait for their agents: the executor's memory and processor, and the bus's disk."""
+"""What turns cost that were accepted and wait for their agents: the executor's memory and processor."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ayllu.actors.agents.records import Execute
 from ayllu.actors.agents.register import Register, open_register
 from ayllu.bus.bus import connect as connect_bus
 from ayllu.bus.service import serve
-from ayllu.schemas import AgenticSystemCreateRequest, Message, Role, ToolDefinition
+from ayllu.schemas import Message, Role
 
 from .child import Child, helper, running
 from .idle import resident_kib
 from .numbers import number
 from .topology import Place, inference
-from .turns import ECHO, SleeperActor
+from .turns import ECHO, SleeperActor, sleep_call, sleepy_agent
 
 AGENTS_BUSY = 8
 TOOL_SECONDS = 120.0
@@ -53,18 +53,9 @@ async def measure_waiting(place: Place, turns: int = 1000, *, tiny: bool = False
         names = [f"busy {number}" for number in range(AGENTS_BUSY)]
         command = helper("turns", place.bus, str(EXECUTOR_SLOTS))
         executor = await stack.enter_async_context(running(command, place.log("executor")))
-        call = f"""<tool_call>[{{"name": "sleeper.sleep", "arguments": {{"seconds": {TOOL_SECONDS}}}}}]</tool_call>"""
         for name in names:
-            await AgenticSystemActor(register).create(
-                AgenticSystemCreateRequest(
-                    uuid=name,
-                    instructions="Repeat.",
-                    model="echo",
-                    available_tools=[ToolDefinition("sleeper.sleep")],
-                    executable_tools={"sleeper.sleep"},
-                )
-            )
-            await _accept(register, name, "running", call)
+            await AgenticSystemActor(register).create(sleepy_agent(name))
+            await _accept(register, name, "running", sleep_call(TOOL_SECONDS))
         with anyio.fail_after(BEGIN_SECONDS):
             for _ in names:
                 await sleeper.begun.acquire()

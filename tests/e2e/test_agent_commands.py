@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.processes import AYLLU, Up, run_ayllu, running_up, wait_for
+from support.processes import AYLLU, Up, on_a_terminal, run_ayllu, running_up, wait_for
 
 from ayllu.actors.agents.records import command_subject, wake_subject
 from ayllu.bus import connect
@@ -199,28 +197,9 @@ def test_a_conversation_has_its_history_on_the_server(ayllu: Commands) -> None:
 @pytest.mark.requirement("agent-chat")
 def test_a_terminal_gets_colours_and_no_control_characters(ayllu: Commands) -> None:
     ayllu.create("painter")
-    master, terminal = pty.openpty()
     command = [AYLLU, "chat", "--url", ayllu.up.url, "--agent", "painter", "ring \x1b[31m\x07 it"]
-    try:
-        done = subprocess.run(
-            command,
-            stdout=terminal,
-            stderr=terminal,
-            timeout=60,
-            check=False,
-            env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": ""},
-        )
-    finally:
-        os.close(terminal)
-    with os.fdopen(master, "rb") as file:
-        seen = b""
-        try:
-            while block := file.read1(1 << 16):
-                seen += block
-        except OSError:  # The end of a terminal.
-            pass
-    text = seen.decode()
-    assert done.returncode == 0, text
+    environment = {"TERM": "xterm-256color", "NO_COLOR": ""}
+    _, text = on_a_terminal(command, whole=True, environment=environment)
     assert "\x1b[2m[1 model]\x1b[0m" in text
     assert "ring \ufffd[31m\ufffd it" in text
     assert "1 steps, " in text

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import AYLLU, Up, running_up
+from support.pages import GATEWAY, blocks, page, run_block
+from support.processes import Up, running_up
 
 from ayllu.schemas import OPERATIONS
 
 pytestmark = pytest.mark.requirement("examples-run")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-GATEWAY = "http://127.0.0.1:8321"
+PAGE = page("agents.md")
+BLOCKS = blocks(PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -32,36 +29,16 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_the_examples_in_their_order(up: Up, tmp_path: Path) -> None:
-    path = f"{Path(AYLLU).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "no_proxy": "127.0.0.1",
-        "AYLLU_BUS_URL": up.bus_url,
-        "gateway": up.url,  # Each block is a shell of its own.
-    }
+    # Each block is a shell of its own.
+    environment = {"AYLLU_BUS_URL": up.bus_url, "gateway": up.url}
     said: list[str] = []
     for kind, text in BLOCKS:
         source = text.replace(GATEWAY, up.url)
         if kind == "sh":
             source = re.sub(r"ayllu (agents|turns|chat)", rf"ayllu \1 --url {up.url}", source)
-            command = ["bash", "-euo", "pipefail", "-c", source]
-        elif kind == "python":
-            command = [sys.executable, "-c", source]
-        else:
+        elif kind != "python":
             continue
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert '"error"' not in done.stdout
-        said.append(done.stdout)
+        said.append(run_block(kind, source, tmp_path, environment))
     assert "Paris" in said[0]
     assert "completed\t" in said[0]
     assert "completed, 1 steps" in said[1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import AYLLU, Up, run_ayllu, running_up, wait_for
+from support.processes import AYLLU, Up, on_a_terminal, run_ayllu, running_up, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.requirement("bank-command")]
 
@@ -315,26 +313,6 @@ def test_a_wrong_line_is_named_and_nothing_is_made_of_its_file(
     assert "line 3: " in done.stderr
     assert "contents" in done.stderr
     assert "wrong" not in bank.said("list")
-
-
-def on_a_terminal(command: list[str]) -> tuple[str, str]:
-    """Run a command whose stderr is a terminal; return its stdout, which is none, and what the terminal got."""
-    master, terminal = pty.openpty()
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=terminal, text=True, timeout=60, check=False
-        )
-    finally:
-        os.close(terminal)
-    with os.fdopen(master, "rb") as file:
-        seen = b""
-        try:
-            while block := file.read1(1 << 16):
-                seen += block
-        except OSError:  # The end of a terminal.
-            pass
-    assert done.returncode == 0, seen
-    return done.stdout, seen.decode()
 
 
 def test_a_bar_on_a_terminal_and_none_in_a_pipe(bank: Command, notes: Path) -> None:

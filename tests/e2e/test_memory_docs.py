@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from support.processes import AYLLU, Up, running_up
+from support.pages import GATEWAY, blocks, page, run_block
+from support.processes import Up, running_up
 
 from ayllu.runtime.config import Config
 from ayllu.schemas import OPERATIONS, MemoryBankQuery, decode
@@ -22,9 +20,8 @@ from ayllu.schemas.wire import convert
 
 pytestmark = pytest.mark.requirement("examples-run")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-GATEWAY = "http://127.0.0.1:8321"
+PAGE = page("memory.md")
+BLOCKS = blocks(PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +40,15 @@ def without_numbers(text: str) -> str:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_the_examples_in_their_order(up: Up, tmp_path: Path) -> None:
     said = ""
-    path = f"{Path(AYLLU).parent}{os.pathsep}{os.environ['PATH']}"
     for kind, text in BLOCKS:
-        if kind == "sh":
-            command = ["bash", "-euo", "pipefail", "-c"]
-            source = text.replace("ayllu bank", f"ayllu bank --url {up.url}")
-            source = source.replace(GATEWAY, up.url)
-        elif kind == "python":
-            command, source = [sys.executable, "-c"], text.replace(GATEWAY, up.url)
-        elif kind == "":
+        if kind == "":
             assert without_numbers(said) == without_numbers(text)
+        if kind not in ("sh", "python"):
             continue
-        else:
-            continue
-        done = subprocess.run(
-            [*command, source],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path, "no_proxy": "127.0.0.1"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert '"error"' not in done.stdout
-        said = done.stdout
+        source = text.replace(GATEWAY, up.url)
+        if kind == "sh":
+            source = source.replace("ayllu bank", f"ayllu bank --url {up.url}")
+        said = run_block(kind, source, tmp_path)
 
 
 def test_the_table_of_filters() -> None:

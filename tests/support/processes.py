@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,3 +188,31 @@ def run_ayllu(
         timeout=seconds,
         check=False,
     )
+
+
+def on_a_terminal(
+    command: Sequence[str], *, whole: bool = False, environment: Mapping[str, str] | None = None
+) -> tuple[str, str]:
+    """Run a command whose stderr (as a ``whole`` stdout too) is a terminal; return its stdout, and what the terminal got."""
+    master, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            command,
+            stdout=terminal if whole else subprocess.PIPE,
+            stderr=terminal,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, **(environment or {})},
+        )
+    finally:
+        os.close(terminal)
+    with os.fdopen(master, "rb") as file:
+        seen = b""
+        try:
+            while block := file.read1(1 << 16):
+                seen += block
+        except OSError:  # The end of a terminal.
+            pass
+    assert done.returncode == 0, seen
+    return done.stdout or "", seen.decode()
