@@ -49,7 +49,7 @@ from .content import (
     ToolDefinition,
     ToolResponse,
 )
-from .datasets import CreateDatasetRequest, Dataset, DatasetColumnType, Datasets
+from .datasets import CreateDatasetRequest, Dataset, DatasetColumnType, DatasetInfo, Datasets
 from .embeddings import Embeddings, EmbeddingsRequest, EmbeddingsResponse
 from .errors import (
     ActorLost,
@@ -107,27 +107,24 @@ from .memory import (
     MemoryBanks,
     MemoryBankStats,
 )
+from .model_registry import ModelRegistry, ModelVersion, RegisteredModel, RegisterModelRequest
 from .models import Model, Models
 from .operations import OPERATIONS, PROTOCOLS, table_of
 from .post_training import (
-    Checkpoint,
     DoraFinetuningConfig,
     DPOAlignmentConfig,
     FinetuningAlgorithm,
-    JobFailure,
+    HyperparameterSearch,
+    LoggerConfig,
     LoraFinetuningConfig,
     OptimizerConfig,
     OptimizerType,
     PostTraining,
-    PostTrainingJobArtifactsResponse,
-    PostTrainingJobLogStream,
-    PostTrainingJobs,
-    PostTrainingJobStatus,
-    PostTrainingJobStatusResponse,
     PostTrainingRLHFRequest,
     PostTrainingSFTRequest,
     QLoraFinetuningConfig,
     RLHFAlgorithm,
+    SearchParameter,
     TrainingConfig,
 )
 from .rewards import (
@@ -146,6 +143,21 @@ from .synthetic_data import (
     SyntheticDataGenerationResponse,
 )
 from .tools import ToolOffer, tool_offers
+from .training_jobs import (
+    Checkpoint,
+    JobEvent,
+    JobEventKind,
+    JobFailure,
+    JobFile,
+    JobKind,
+    JobMetrics,
+    JobTrial,
+    PostTrainingJobArtifactsResponse,
+    PostTrainingJobLogStream,
+    PostTrainingJobs,
+    PostTrainingJobStatus,
+    PostTrainingJobStatusResponse,
+)
 from .webmethod import Operation, Parameter, operations_of, webmethod
 from .wire import Reply, Wire, decode, encode
 
@@ -187,6 +199,7 @@ __all__ = [
     "DPOAlignmentConfig",
     "Dataset",
     "DatasetColumnType",
+    "DatasetInfo",
     "Datasets",
     "DeadlineExceeded",
     "Dialog",
@@ -207,14 +220,22 @@ __all__ = [
     "Gt",
     "HistoryPolicy",
     "HistoryUse",
+    "HyperparameterSearch",
     "In",
     "Inference",
     "InstructModel",
     "InternalError",
     "InvalidRequest",
+    "JobEvent",
+    "JobEventKind",
     "JobFailure",
+    "JobFile",
+    "JobKind",
+    "JobMetrics",
+    "JobTrial",
     "KPromptGenerations",
     "KScoredPromptGenerations",
+    "LoggerConfig",
     "Logprobs",
     "LoraFinetuningConfig",
     "Lt",
@@ -235,6 +256,8 @@ __all__ = [
     "ModelInferenceStep",
     "ModelName",
     "ModelNotFound",
+    "ModelRegistry",
+    "ModelVersion",
     "Models",
     "Ne",
     "Not",
@@ -257,6 +280,8 @@ __all__ = [
     "PretrainedModel",
     "QLoraFinetuningConfig",
     "RLHFAlgorithm",
+    "RegisterModelRequest",
+    "RegisteredModel",
     "RemoteError",
     "Reply",
     "Retrieval",
@@ -271,6 +296,7 @@ __all__ = [
     "SamplingParams",
     "SamplingStrategy",
     "ScoredMessage",
+    "SearchParameter",
     "ShieldConfig",
     "ShieldType",
     "SlowConsumer",

@@ -10,10 +10,12 @@ from .datasets import Datasets
 from .embeddings import Embeddings
 from .inference import Inference
 from .memory import MemoryBankDocuments, MemoryBanks
+from .model_registry import ModelRegistry
 from .models import Models
-from .post_training import PostTraining, PostTrainingJobs
+from .post_training import PostTraining
 from .rewards import RewardScoring
 from .synthetic_data import SyntheticDataGeneration
+from .training_jobs import PostTrainingJobs
 from .webmethod import Operation, operations_of
 
 PROTOCOLS: tuple[type, ...] = (
@@ -28,6 +30,7 @@ PROTOCOLS: tuple[type, ...] = (
     PostTraining,
     PostTrainingJobs,
     Models,
+    ModelRegistry,
     Embeddings,
 )
 

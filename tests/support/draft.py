@@ -15,6 +15,13 @@ EXTENSIONS = frozenset(
         "agentic_system.turn.list",
         "agentic_system.turn.events",
         "agentic_system.turn.cancel",
+        "datasets.list",
+        "post_training.job.events",
+        "post_training.job.list",
+        "models.register",
+        "models.unregister",
+        "models.registered",
+        "models.rollback",
     }
 )
 """Operations that the draft does not have."""

@@ -1,0 +1,1 @@
+"""The process that trains: the only place where torch is imported."""
