@@ -10,12 +10,13 @@ from ...bus.bus import Bus
 from ...bus.claims import Claims
 from ...bus.durable import Delivery
 from ...schemas import InvalidRequest, decode
+from ..leases import Lease
 from .entries import Fenced, deltas_made, read_command, unpacked
 from .hub import Hub
-from .leases import Lease
 from .records import AGENTS, AgentRecord, Command, command_subject
 
 AGENT_BUCKET = "agents"
+LEASE_BUCKET = "agent_leases"
 MADE_SECONDS = 5.0
 
 

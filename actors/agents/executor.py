@@ -19,10 +19,10 @@ from ...bus.deadletters import bury
 from ...bus.durable import Delivery, Entry, KeyValue, WorkQueue
 from ...bus.transport import Message
 from ...schemas import AylluError, BusError, InvalidRequest
-from .desk import Desk, Office
+from ..leases import lease_bucket, take_lease
+from .desk import LEASE_BUCKET, Desk, Office
 from .entries import durable_claims, ensure_streams, read_command
 from .hub import Hub
-from .leases import lease_bucket, take_lease
 from .records import (
     AGENTS,
     WAKE,
@@ -78,7 +78,7 @@ class Executor:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled; started means ready. What runs then is left to other executors, at once."""
         await ensure_streams(self._bus)
-        self._leases = await lease_bucket(self._bus)
+        self._leases = await lease_bucket(self._bus, LEASE_BUCKET)
         queue = await self._bus.storage.streams.work(WAKE.name, CONSUMER, ack_wait=ACK_WAIT)
         async with (
             self._bus.transport.subscribe(SIGNALS, self._on_signal),

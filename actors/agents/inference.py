@@ -25,8 +25,8 @@ from ...schemas import (
     decode,
     encode,
 )
+from ..patience import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE
 from .history import dialog_of
-from .patience import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE
 from .records import Said
 from .turn import Turn
 

@@ -8,8 +8,8 @@ from functools import partial
 from ...bus.bus import Bus
 from ...bus.client import client
 from ...schemas import MemoryBankDocument, MemoryBankDocuments, MemoryBankQuery
+from ..patience import persistently
 from .history import question_of, within_budget
-from .patience import persistently
 from .records import Retrieved
 from .turn import Turn
 

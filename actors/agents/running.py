@@ -25,6 +25,7 @@ from ...schemas import (
     decode,
 )
 from ...schemas.tasks import background_tasks
+from ..patience import persistently
 from .beginning import beginning
 from .desk import Desk
 from .entries import Fenced, packed, unpacked
@@ -35,7 +36,6 @@ from .history import (
 )
 from .inference import Inference, summarised
 from .journal import Journal
-from .patience import persistently
 from .plan import (
     MAX_ATTEMPTS,
     Action,

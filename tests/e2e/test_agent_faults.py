@@ -16,7 +16,8 @@ import pytest
 from support.processes import SCRIPTED, Up, running_up, running_worker
 from support.weather import NOW, TOOLS, WeatherActor, calling
 
-from ayllu.actors.agents.leases import lease_bucket
+from ayllu.actors.agents.desk import LEASE_BUCKET
+from ayllu.actors.leases import lease_bucket
 from ayllu.bus import connect as connect_bus
 from ayllu.bus.bus import Bus
 from ayllu.bus.client import client
@@ -164,7 +165,7 @@ async def test_an_executor_is_stopped_for_longer_than_its_lease(tmp_path: Path) 
     """Another one takes over; when the stopped one goes on, nobody sees what it writes."""
     async with two_executors(tmp_path) as (bus, pids):
         await create(client(AgenticSystem, bus))
-        leases = await lease_bucket(bus)
+        leases = await lease_bucket(bus, LEASE_BUCKET)
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_execute, bus)

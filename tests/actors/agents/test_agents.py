@@ -19,11 +19,12 @@ from support.agents import MODEL, Agents, asked, running_agents
 from support.memory import running_memory
 from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_script
 
-from ayllu.actors.agents.leases import lease_bucket
+from ayllu.actors.agents.desk import LEASE_BUCKET
 from ayllu.actors.agents.plan import MAX_INVALID
 from ayllu.actors.agents.records import AGENTS, Execute, command_subject, wake_subject
 from ayllu.actors.engines.engine import Generation, Prompt
 from ayllu.actors.engines.scripted import Script, ScriptedEngine, Step, script_from
+from ayllu.actors.leases import lease_bucket
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.client import client
 from ayllu.bus.deadletters import letters, replay
@@ -636,7 +637,7 @@ async def test_a_zombie_cannot_write(buses: Buses) -> None:
             while (await accepted(agents, buses.agent, "t")).index < 2:
                 await anyio.sleep(0.005)
             # Its lease is taken away, as if it had not renewed it, and another executor is woken.
-            leases = await lease_bucket(bus)
+            leases = await lease_bucket(bus, LEASE_BUCKET)
             await leases.delete(buses.agent)
             _, _ = await agents.executor()
             await bus.storage.streams.append(

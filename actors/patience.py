@@ -8,24 +8,24 @@ from typing import TypeVar
 
 import anyio
 
-from ...schemas import AylluError
+from ..schemas import AylluError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 PATIENCE = 60.0
-"""How long an actor may be away, in seconds, before a turn fails for it."""
+"""How long an actor may be away, in seconds, before what needs it fails."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
-async def persistently(work: Callable[[], Awaitable[T]]) -> T:
+async def persistently(work: Callable[[], Awaitable[T]], *, patience: float = PATIENCE) -> T:
     """Do something that may be tried again, and try it again while its actor or the bus is away.
 
     Raises:
-        AylluError: it fails for good, or for `PATIENCE` seconds.
+        AylluError: it fails for good, or for ``patience`` seconds.
     """
-    pause, give_up = FIRST_PAUSE, anyio.current_time() + PATIENCE
+    pause, give_up = FIRST_PAUSE, anyio.current_time() + patience
     while True:
         try:
             return await work()
