@@ -9,170 +9,14 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
 import anyio
 
 from ..bus.lifeline import die_with_parent
 from ..schemas import OPERATIONS, AylluError, InvalidRequest, encode
-from .agent_arguments import (
-    AGENT_EXAMPLE,
-    LETTER_EXAMPLE,
-    TURN_EXAMPLE,
-    add_agent_arguments,
-    add_letter_arguments,
-    add_turn_arguments,
-)
-from .auth import EVERYTHING
-from .bank_arguments import EXAMPLE as BANK_EXAMPLE
-from .bank_arguments import add_bank_arguments
+from .arguments import DEFAULT_URL, TOKEN_VARIABLE, build_parser
 from .config import load_config
-from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS, configure_logs
-
-DEFAULT_PORT = 8321
-DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
-TOKEN_VARIABLE = "AYLLU_TOKEN"
-"""The client's token; a command line can be read by others."""
-EXAMPLES = {
-    "up": "ayllu up --port 8321 --data-dir ~/ayllu",
-    "worker": "ayllu worker inference --bus nats://10.0.0.1:4222 --config ayllu.toml",
-    "chat": 'ayllu chat "Which city is the capital of France?"\n  ayllu chat --agent support "Where is my parcel?"',
-    "call": 'ayllu call models\n  ayllu call completion \'{"model": "smollm2", "content": "Once", "max_tokens": 8}\'',
-    "bank": BANK_EXAMPLE,
-    "agents": AGENT_EXAMPLE,
-    "turns": TURN_EXAMPLE,
-    "dlq": LETTER_EXAMPLE,
-    "spec": "ayllu spec --out spec",
-    "token": "ayllu token alice --scopes Inference Models --expires 2027-12-31 >> ayllu.toml",
-    "doctor": "ayllu doctor --config ayllu.toml",
-}
-
-
-def default_data_dir() -> Path:
-    """Return where a deployment's data lives unless told otherwise (XDG base directories)."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "ayllu"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="ayllu",
-        description="An agent runtime: models, agents, memory and training as actors on a NATS bus.",
-        epilog="Begin with `ayllu up`, then `ayllu chat` in another terminal. Where the gateway wants a token, "
-        f"commands take it from the variable {TOKEN_VARIABLE}.",
-    )
-    parser.add_argument("--version", action="version", version=f"ayllu {version('ayllu')}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more, on stderr")
-    parser.add_argument(
-        "--log-format",
-        choices=LOG_FORMATS,
-        default=os.environ.get(LOG_FORMAT_VARIABLE, "text"),
-        help=f"of the lines on stderr (%(default)s; also in the variable {LOG_FORMAT_VARIABLE})",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    up = _add(commands, "up", "run everything on this machine: bus, models, gateway")
-    up.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
-    up.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help="0 takes a free port (%(default)s)"
-    )
-    up.add_argument("--data-dir", type=Path, default=default_data_dir(), help="(%(default)s)")
-    up.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
-    up.add_argument("--bus", help="use this NATS server instead of an own one")
-
-    worker = _add(commands, "worker", "run actors against a bus that runs already")
-    worker.add_argument(
-        "kinds",
-        nargs="+",
-        choices=["gateway", "inference", "memory", "agents"],
-        metavar="KIND",
-        help="gateway, inference, memory or agents",
-    )
-    worker.add_argument("--bus", help="the NATS server's URL; or in the variable AYLLU_BUS_URL")
-    worker.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
-    worker.add_argument("--host", default="127.0.0.1", help="of a gateway (%(default)s)")
-    worker.add_argument("--port", type=int, default=DEFAULT_PORT, help="of a gateway (%(default)s)")
-    worker.add_argument(
-        "--data-dir", type=Path, default=default_data_dir(), help="of a memory actor (%(default)s)"
-    )
-    worker.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
-
-    chat = _add(commands, "chat", "talk to a model or an agent, token by token")
-    chat.add_argument("message", nargs="?", help="one message; without it, a conversation begins")
-    chat.add_argument("--model", help="a name from `ayllu call models`; by default the first one")
-    chat.add_argument(
-        "--agent", help="an agent's id: see all that it does; the server keeps its history"
-    )
-    chat.add_argument("--system", help="instructions for the model")
-    chat.add_argument("--max-tokens", type=int, default=0, help="of each answer; 0 is no limit")
-    chat.add_argument("--temperature", type=float, default=0.0, help="0 is the most likely answer")
-    chat.add_argument("--url", default=DEFAULT_URL, help="of the gateway (%(default)s)")
-
-    call = _add(commands, "call", "call any operation, and print its reply or its events")
-    call.add_argument(
-        "operation",
-        nargs="?",
-        choices=sorted(OPERATIONS),
-        metavar="OPERATION",
-        help="its name; without one, all are listed",
-    )
-    call.add_argument("payload", nargs="?", default="{}", help="JSON, @FILE, or - for stdin")
-    call.add_argument("--timeout", type=float, help="seconds")
-    call.add_argument("--url", default=DEFAULT_URL, help="of the gateway (%(default)s)")
-
-    bank = _add(commands, "bank", "keep and search documents")
-    add_bank_arguments(bank, DEFAULT_URL)
-
-    add_agent_arguments(
-        _add(commands, "agents", "make agents, look at them, remove them"), DEFAULT_URL
-    )
-    add_turn_arguments(
-        _add(commands, "turns", "look at the turns of an agent, follow them, cancel them"),
-        DEFAULT_URL,
-    )
-    add_letter_arguments(
-        _add(commands, "dlq", "look at what could not be handled, send it again, forget it"),
-        default_data_dir(),
-    )
-
-    spec = _add(commands, "spec", "write openapi.yaml, openapi.html and asyncapi.yaml")
-    spec.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")
-
-    token = _add(
-        commands, "token", "make a token for a client, and its entry for the configuration"
-    )
-    token.add_argument("name", metavar="NAME", help="whose it is")
-    token.add_argument(
-        "--scopes",
-        nargs="+",
-        default=[EVERYTHING],
-        choices=[EVERYTHING, *sorted({operation.api for operation in OPERATIONS.values()})],
-        metavar="API",
-        help="what it allows, such as Inference (%(default)s: everything)",
-    )
-    token.add_argument("--expires", metavar="DATE", help="until when; by default for ever")
-
-    doctor = _add(commands, "doctor", "say what is installed, reachable, served and wrong")
-    doctor.add_argument("--url", help=f"of a gateway that must be there ({DEFAULT_URL}, if it is)")
-    doctor.add_argument("--bus", help="of a bus that must be there; or in AYLLU_BUS_URL")
-    doctor.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
-    doctor.add_argument("--data-dir", type=Path, default=default_data_dir(), help="(%(default)s)")
-    doctor.add_argument("--json", action="store_true", help="for programs")
-    return parser
-
-
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help_: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=help_,
-        description=f"{help_[0].upper()}{help_[1:]}.",
-        epilog=f"example:\n  {EXAMPLES[name]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+from .logs import LOG_FORMAT_VARIABLE, configure_logs
 
 
 def _up(options: argparse.Namespace) -> None:
@@ -261,6 +105,24 @@ def _turns(options: argparse.Namespace) -> None:
     _run(partial(run_turns, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _train(options: argparse.Namespace) -> None:
+    from .train_commands import run_train
+
+    _run(partial(run_train, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
+def _jobs(options: argparse.Namespace) -> None:
+    from .job_commands import run_jobs
+
+    _run(partial(run_jobs, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
+def _logs(options: argparse.Namespace) -> None:
+    from .job_commands import run_logs
+
+    _run(partial(run_logs, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _dlq(options: argparse.Namespace) -> None:
     from .dead_letters import run
     from .supervisor import BUS_URL_VARIABLE
@@ -317,6 +179,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "bank": _bank,
     "agents": _agents,
     "turns": _turns,
+    "train": _train,
+    "jobs": _jobs,
+    "logs": _logs,
     "dlq": _dlq,
     "spec": _spec,
     "token": _token,

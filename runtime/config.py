@@ -8,8 +8,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from ..actors.datasets.settings import DatasetsConfig
 from ..actors.embedding.registry import EmbedderSpec, check_embedders, default_embedders
 from ..actors.registry import ModelSpec, check_models, default_models
+from ..actors.training.settings import TrainingSettings
 from ..schemas import OPERATIONS, InvalidRequest, Wire
 from ..schemas.wire import convert
 from .auth import TokenSpec, check_tokens
@@ -83,11 +85,15 @@ class Config(Wire, frozen=True):
         embedders: what memory banks find documents by, the first one where a bank names none; all-MiniLM-L6-v2 where
             nothing is configured.
         gateway: the limits of the gateway.
+        datasets: from where the content of datasets may come.
+        training: what trainers run jobs on.
     """
 
     models: list[ModelSpec] = []
     embedders: list[EmbedderSpec] = []
     gateway: GatewayConfig = GatewayConfig()
+    datasets: DatasetsConfig = DatasetsConfig()
+    training: TrainingSettings = TrainingSettings()
 
     @property
     def served_models(self) -> list[ModelSpec]:

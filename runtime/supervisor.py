@@ -5,6 +5,7 @@
     inference     the models
     memory        banks of documents, and the embedding models
     agents        agents and their turns
+    training      datasets, and fine-tuning jobs, each in a child process of it
 
 What crashes is started again; the socket and the bus's port stay, so that clients find everything where it was. All of
 them end with the supervisor, however it ends.
@@ -44,6 +45,15 @@ STOP_SECONDS = 15.0
 
 HEALTH_SECONDS, HEALTH_FAILURES = 5.0, 3
 """How often the nats-server's health is asked for, and after how many failures in a row it is started again."""
+
+WORKERS = {
+    "inference": ("inference",),
+    "memory": ("memory",),
+    "agents": ("agents",),
+    "training": ("datasets", "training"),
+    "gateway": ("gateway",),
+}
+"""The worker processes of ``ayllu up``, and the kinds of actors that each runs."""
 
 BUS_URL_VARIABLE = "AYLLU_BUS_URL"
 PARENT_VARIABLE = "AYLLU_PARENT"
@@ -153,8 +163,8 @@ class Tree:
     async def _run_workers(self, task_status: TaskStatus[None]) -> None:
         async with anyio.create_task_group() as workers:
             async with anyio.create_task_group() as starting:
-                for kind in ("inference", "memory", "agents", "gateway"):
-                    starting.start_soon(workers.start, supervise, kind, self._worker(kind))
+                for name, kinds in WORKERS.items():
+                    starting.start_soon(workers.start, supervise, name, self._worker(kinds))
             task_status.started()
 
     async def _run_bus(self, *, task_status: TaskStatus[Any]) -> None:
@@ -166,16 +176,16 @@ class Tree:
             task_status.started()
             await _watch(server)
 
-    def _worker(self, kind: str) -> Start:
+    def _worker(self, kinds: Sequence[str]) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
-            arguments = ["worker", kind, "--data-dir", str(self._options.data_dir)]
+            arguments = ["worker", *kinds, "--data-dir", str(self._options.data_dir)]
             if self._options.config is not None:
                 arguments += ["--config", str(self._options.config)]
             fds: list[int] = []
-            if kind == "gateway":
+            if "gateway" in kinds:
                 fds = [self._listener.fileno()]
                 arguments += ["--listen-fd", str(fds[0])]
-            await run_child(kind, arguments, self._bus_url, fds, task_status=task_status)
+            await run_child(kinds[-1], arguments, self._bus_url, fds, task_status=task_status)
 
         return start
 

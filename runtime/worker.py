@@ -117,11 +117,32 @@ def _agents(setting: Setting) -> Mapping[str, Start]:
     return {"agents": start}
 
 
+def _training(setting: Setting) -> Mapping[str, Start]:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.training.opening import open_training
+
+        config = setting.config
+        opened = await open_training(
+            setting.bus,
+            setting.data_dir / "training",
+            config.training,
+            config.datasets,
+            config.served_models,
+        )
+        async with anyio.create_task_group() as tasks:
+            for trainer in opened.trainers:
+                await tasks.start(trainer.run)
+            await serve(setting.bus, opened.training, opened.jobs, task_status=task_status)
+
+    return {"training": start}
+
+
 KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "gateway": _gateway,
     "inference": _inference,
     "memory": _memory,
     "agents": _agents,
+    "training": _training,
 }
 """What a worker can run: for each kind, what to supervise by its name."""
 

@@ -178,8 +178,8 @@ class PostTrainingJobs(Protocol):
         sse=True,
         timeout=86_400,
     )
-    def events(self, job_uuid: str, after: int = 0) -> AsyncIterator[JobEvent]:
-        """Follow the events of a job from its beginning, or after an index, to its end."""
+    def events(self, job_uuid: str, after: int = 0, follow: bool = True) -> AsyncIterator[JobEvent]:
+        """Follow the events of a job from its beginning, or after an index, to its end; or only those that are there."""
         ...
 
     @webmethod(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ayllu.bus.server import find_program
-from ayllu.runtime.cli import build_parser
+from ayllu.runtime.arguments import build_parser
 from ayllu.runtime.worker import KINDS
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,130 @@
+"""A job in a terminal: its log, a bar with its last figures, and a plot of its losses; plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ..schemas import JobEvent, JobMetrics, PostTrainingJobStatus
+
+PLOT_HEIGHT, PLOT_WIDTH = 12, 100
+_HARMLESS = dict.fromkeys([*range(9), *range(10, 32), *range(127, 160)], "�")
+
+
+class Losses:
+    """The losses of a job, by iteration; what an attempt that died had done is replaced by what the next one did."""
+
+    def __init__(self) -> None:
+        self._training: dict[int, float] = {}
+        self._validation: dict[int, float] = {}
+
+    def add(self, metrics: JobMetrics) -> None:
+        """Add the figures of an iteration."""
+        if metrics.loss is not None:
+            self._training[metrics.iteration] = metrics.loss
+        if metrics.validation_loss is not None:
+            self._validation[metrics.iteration] = metrics.validation_loss
+
+    def plot(self, width: int) -> str:
+        """Return a plot of them for a terminal, or nothing where there is nothing to see."""
+        from uniplot import plot_to_string
+
+        curves = {
+            name: sorted(losses.items())
+            for name, losses in (("loss", self._training), ("validation", self._validation))
+            if len(losses) > 1
+        }
+        if not curves:
+            return ""
+        return plot_to_string(
+            xs=[[x for x, _ in curve] for curve in curves.values()],
+            ys=[[y for _, y in curve] for curve in curves.values()],
+            legend_labels=list(curves),
+            lines=True,
+            title="loss by iteration",
+            width=max(20, min(PLOT_WIDTH, width - 16)),
+            height=PLOT_HEIGHT,
+            color=sys.stdout.isatty(),
+        )
+
+
+class JobView:
+    """Shows the events of a job on stdout, and on a terminal a bar below them; used as ``with JobView() as view``."""
+
+    def __init__(self, *, plot: bool = True) -> None:
+        self.losses = Losses()
+        self._plot = plot
+        self._terminal = sys.stdout.isatty()
+        self._console = Console(highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=self._console,
+            transient=True,
+            disable=not self._terminal,
+        )
+        self._task = self._progress.add_task("waiting", total=None, figures="")
+
+    def __enter__(self) -> JobView:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        if self._plot and self._terminal and (plot := self.losses.plot(self._console.width)):
+            self._console.print(plot, markup=False, emoji=False)
+
+    async def show(self, events: AsyncIterator[JobEvent]) -> JobEvent | None:
+        """Show events to their end, and return the last one."""
+        last = None
+        async for last in events:
+            self._show(last)
+        return last
+
+    def _show(self, event: JobEvent) -> None:
+        for line in event.lines:
+            if self._terminal:
+                shown = f"{event.at.astimezone():%H:%M:%S} {line.translate(_HARMLESS)}"
+                self._console.print(shown, markup=False, emoji=False, soft_wrap=True)
+            else:
+                sys.stdout.write(f"{line}\n")
+        if not self._terminal:
+            sys.stdout.flush()
+        if event.metrics is not None:
+            self.losses.add(event.metrics)
+            self._move(event.metrics)
+        if event.status is not None:
+            waits = event.status is PostTrainingJobStatus.scheduled
+            doing = "waiting" if waits else event.phase or event.status.value
+            self._progress.update(self._task, description=doing)
+
+    def _move(self, metrics: JobMetrics) -> None:
+        figures = []
+        if metrics.loss is not None:
+            figures.append(f"loss {metrics.loss:.3f}")
+        if metrics.tokens_per_second is not None:
+            figures.append(f"{metrics.tokens_per_second:.0f} tokens/s")
+        update = {"figures": "  ".join(figures)} if figures else {}
+        self._progress.update(
+            self._task, completed=metrics.iteration, total=metrics.total, **update
+        )

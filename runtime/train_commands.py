@@ -1,0 +1,205 @@
+"""``ayllu train``: a request for a job from options and a file, and the job's log as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import msgspec
+
+from ..client import Stack, connect
+from ..schemas import (
+    Dataset,
+    InvalidRequest,
+    PostTrainingRLHFRequest,
+    PostTrainingSFTRequest,
+    encode,
+)
+from ..schemas.wire import convert
+from .dataset_files import dataset_of
+from .job_commands import show_job
+
+ADAPTER = {
+    "lora_attn_modules": ["q_proj", "v_proj"],
+    "apply_lora_to_mlp": False,
+    "apply_lora_to_output": False,
+    "rank": 8,
+    "alpha": 16,
+}
+ALIGNMENT = {"reward_scale": 0.1, "reward_clip": 0.0, "epsilon": 0.0, "gamma": 0.0}
+TRAINING = {
+    "batch_size": 4,
+    "shuffle": True,
+    "n_iters": 0,
+    "enable_activation_checkpointing": False,
+    "memory_efficient_fsdp_wrap": False,
+    "fsdp_cpu_offload": False,
+}
+OPTIMIZER = {"optimizer_type": "adamw", "lr_min": 0.0, "weight_decay": 0.0}
+EPOCHS = 3
+ADAPTER_LR, FULL_LR, DPO_LR = 2e-4, 2e-5, 5e-6
+
+Fields = dict[str, Any]
+
+
+async def run_train(url: str, token: str | None, options: argparse.Namespace) -> None:
+    """Do what ``ayllu train`` was asked for: start a job, and follow it to its end.
+
+    Raises:
+        JobFailed: it has failed.
+        AylluError: it could not be started, or followed.
+    """
+    fields = fields_of(options)  # Errors in it need no gateway.
+    async with connect(url, token=token) as stack:
+        job = await _start(stack, options, fields)
+        sys.stderr.write(f"job {job}: ayllu logs -f {job}\n")
+        if options.detach:
+            sys.stdout.write(f"{job}\n")
+        else:
+            await show_job(stack, job)
+
+
+async def _start(stack: Stack, options: argparse.Namespace, fields: Fields) -> str:
+    if options.dataset:
+        fields["dataset"] = await _dataset(stack, options.dataset)
+    if options.validation:
+        fields["validation_dataset"] = await _dataset(stack, options.validation)
+    elif "validation_dataset" not in fields and "dataset" in fields:
+        sys.stderr.write("no --validation: the validation loss is that on the dataset itself\n")
+        fields["validation_dataset"] = fields["dataset"]
+    if options.action == "sft":
+        sft = convert(fields, PostTrainingSFTRequest)
+        await stack.post_training.supervised_fine_tune(sft)
+        return sft.job_uuid
+    if options.start:
+        fields["finetuned_model"] = await _start_of(stack, options.start)
+    dpo = convert(fields, PostTrainingRLHFRequest)
+    await stack.post_training.preference_optimize(dpo)
+    return dpo.job_uuid
+
+
+async def _dataset(stack: Stack, source: str) -> Fields:
+    """Return a dataset: a file, what lies at a URL, or a registered one."""
+    dataset = _unregistered(source)
+    if dataset is not None:
+        columns = ", ".join(f"{name} ({type_})" for name, type_ in dataset.columns.items())
+        sys.stderr.write(f"{source}: {columns}\n")
+    else:
+        dataset = await stack.datasets.get(source)
+    fields: Fields = msgspec.json.decode(encode(dataset))
+    return fields
+
+
+def _unregistered(source: str) -> Dataset | None:
+    is_url = "://" in source or source.startswith("data:")
+    return dataset_of(source) if is_url or Path(source).is_file() else None
+
+
+async def _start_of(stack: Stack, start: str) -> str:
+    """Return the address of the checkpoint that training begins with."""
+    folder = _folder_url(start)
+    if folder is not None:
+        return folder
+    checkpoints = (await stack.post_training.job.artifacts(start)).checkpoints
+    if not checkpoints:
+        raise InvalidRequest(f"the job {start!r} has no checkpoint")
+    return checkpoints[-1].path
+
+
+def _folder_url(start: str) -> str | None:
+    return Path(start).resolve().as_uri() if Path(start).is_dir() else None
+
+
+def fields_of(options: argparse.Namespace) -> Fields:
+    """Return the fields of a request: defaults, then the file's, then the command line's.
+
+    Raises:
+        InvalidRequest: the file cannot be read, or has fields that no request has.
+    """
+    sft = options.action == "sft"
+    given = _from_file(options.config) if options.config else {}
+    chosen = _chosen(options)
+    algorithm = chosen.get("algorithm") or given.get("algorithm") or ("lora" if sft else "dpo")
+    lr = DPO_LR if not sft else FULL_LR if algorithm == "full" else ADAPTER_LR
+    limited = chosen["training_config"].get("n_iters") or given.get("training_config", {}).get(
+        "n_iters"
+    )
+    fields: Fields = {
+        "job_uuid": f"{options.action}-{token_hex(4)}",
+        "algorithm": algorithm,
+        "algorithm_config": dict(ADAPTER if sft else ALIGNMENT),
+        "optimizer_config": {**OPTIMIZER, "lr": lr},
+        "training_config": {**TRAINING, "n_epochs": 0 if limited else EPOCHS},
+        "hyperparam_search_config": {},
+        "logger_config": {},
+    }
+    for source in (given, chosen):
+        for name, value in source.items():
+            known = fields.get(name)
+            both = isinstance(known, dict) and isinstance(value, dict)
+            fields[name] = {**known, **value} if both else value
+    return fields
+
+
+def _from_file(path: str) -> Fields:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidRequest(f"{path} is not TOML: {error}") from error
+
+
+def _chosen(options: argparse.Namespace) -> Fields:
+    """Return what the command line says."""
+    if options.action == "sft":
+        config = {
+            "rank": options.rank,
+            "alpha": options.alpha,
+            "lora_attn_modules": options.modules,
+            "apply_lora_to_mlp": options.mlp or None,
+            "apply_lora_to_output": options.output_layer or None,
+        }
+        top = {"model": options.model, "algorithm": options.algorithm}
+    else:
+        config = {
+            "reward_scale": options.beta,
+            "reward_clip": options.clip,
+            "epsilon": options.epsilon,
+            "gamma": options.gamma,
+        }
+        top = {}
+    return {
+        **_given(top | {"job_uuid": options.job}),
+        "algorithm_config": _given(config),
+        "optimizer_config": _given(
+            {
+                "optimizer_type": options.optimizer,
+                "lr": options.lr,
+                "lr_min": options.lr_min,
+                "weight_decay": options.weight_decay,
+            }
+        ),
+        "training_config": _given(
+            {
+                "n_epochs": options.epochs,
+                "n_iters": options.iters,
+                "batch_size": options.batch_size,
+                "shuffle": False if options.no_shuffle else None,
+                "enable_activation_checkpointing": options.activation_checkpointing or None,
+                "max_length": options.max_length,
+                "evaluate_every": options.evaluate_every,
+                "checkpoint_every": options.checkpoint_every,
+                "num_processes": options.processes,
+                "seed": options.seed,
+            }
+        ),
+    }
+
+
+def _given(fields: Fields) -> Fields:
+    return {name: value for name, value in fields.items() if value is not None}
