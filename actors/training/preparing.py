@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ...schemas import (
 )
 from ..datasets.content import Content, ContentStore
 from .checkpoints import MANIFEST, read_manifest
+from .launching import child_command
 from .protocol import BaseModel, DataFile, RunSpec
 from .records import JobRecord, JobRequest
 from .settings import Trainables, TrainingSettings
@@ -35,12 +37,14 @@ class Workshop:
         trainables: what can be trained.
         content: fetches datasets.
         folder: where jobs have their folders; on storage that all trainers see.
+        command: returns the command that trains in a job's folder.
     """
 
     settings: TrainingSettings
     trainables: Trainables
     content: ContentStore
     folder: Path
+    command: Callable[[RunSpec, Path], list[str]] = child_command
 
     def job_folder(self, job: str) -> Path:
         """Return the folder of a job; its name is readable, and that of no other job."""

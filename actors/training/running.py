@@ -22,7 +22,7 @@ from ..patience import persistently
 from .events import line_of
 from .holding import CANCELLED, CRASHED, FOREVER, Hold, with_metrics
 from .jobs import Jobs
-from .launching import child_command, child_environment
+from .launching import child_environment
 from .preparing import Workshop
 from .process import Child, running_child
 from .protocol import (
@@ -109,7 +109,7 @@ class Attempt:
             folder = self._workshop.job_folder(record.job)
             folder.mkdir(parents=True, exist_ok=True)
             write_run(folder, spec)
-            command = child_command(spec, folder)
+            command = self._workshop.command(spec, folder)
             return await self._in_child(command, child_environment(spec, os.environ))
         except AylluError as error:
             # What may pass by itself is tried again, as a crash is.
