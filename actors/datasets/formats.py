@@ -1,38 +1,41 @@
-"""The formats of datasets: their rows one after the other, with their numbers, and what is wrong with those that cannot be read.
-
-Nothing here holds a whole file in memory, except one in the format ``json``.
-"""
+"""How tables are written: JSON lines, JSON, CSV and Parquet, read row by row."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final
-from urllib.parse import unquote, urlsplit
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import msgspec
 
-from ...schemas import InvalidRequest, TooLarge, decode
+from ...schemas import InvalidRequest, TooLarge, Unsupported
 
-MAX_ROW_BYTES: Final = 32 << 20
-"""The longest line of a file."""
-MAX_JSON_BYTES: Final = 256 << 20
-"""The largest file in the format ``json``, which is read as a whole."""
-MAX_GROUP_BYTES: Final = 2 << 30
-"""The largest row group of a Parquet file, decompressed."""
-BATCH_ROWS = 256
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+FORMATS = ("jsonl", "json", "csv", "parquet")
+"""The names of formats."""
+MAX_ROW_BYTES = 64 << 20
+"""The longest row that is read."""
+MAX_JSON_BYTES = 256 << 20
+"""The largest JSON file: it is read whole."""
+MAX_GROUP_BYTES = 1 << 30
+"""The largest row group of a Parquet file, unpacked."""
+BATCH_ROWS = 128
+"""How many rows of a Parquet file are unpacked at a time."""
 
-SUFFIXES: Mapping[str, str] = {
+_BOM = b"\xef\xbb\xbf"
+_BLANK = b" \t\r\n"
+_SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
     ".csv": "csv",
     ".parquet": "parquet",
 }
-MEDIA_TYPES: Mapping[str, str] = {
+_MEDIA_TYPES = {
     "application/jsonl": "jsonl",
     "application/x-jsonl": "jsonl",
     "application/jsonlines": "jsonl",
@@ -47,215 +50,211 @@ MEDIA_TYPES: Mapping[str, str] = {
     "application/x-parquet": "parquet",
     "application/parquet": "parquet",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be read, or does not fit; rows are counted from 1 (in ``jsonl``, lines are)."""
-
-    number: int
-    message: str
-
+MEDIA_TYPES = {
+    "jsonl": "application/jsonl",
+    "json": "application/json",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+}
+"""The media type of each format, for ``data:`` URLs."""
 
 Row = dict[str, Any]
 
 
-def format_of(name_or_url: str, media_type: str | None = None) -> str:
-    """Return the format that the end of a name or an address says, or else its media type.
+@dataclass(frozen=True, slots=True)
+class BrokenRow:
+    """A row that cannot be read; those behind it can."""
+
+    message: str
+
+
+def format_of(url: str, media_type: str | None = None) -> str:
+    """Return the format of a content: what its address ends with, or else its media type.
+
+    Args:
+        url: its address; of a ``data:`` URL, the media type in it counts.
+        media_type: what came with the content.
 
     Raises:
-        InvalidRequest: neither says one.
+        Unsupported: neither tells a format.
     """
-    parts = urlsplit(name_or_url)
-    if parts.scheme == "data":
-        name, media_type = "", media_type or parts.path.partition(",")[0]
+    scheme, _, rest = url.partition(":")
+    path = ""
+    if scheme == "data":
+        media_type = rest.partition(",")[0]
     else:
-        name = unquote(parts.path)
-    essence = (media_type or "").partition(";")[0].strip().lower()
-    suffix = PurePosixPath(name).suffix.lower()
-    found = SUFFIXES.get(suffix) or MEDIA_TYPES.get(essence)
+        path = urlsplit(url).path
+    found = _SUFFIXES.get(Path(path).suffix.lower())
+    if found is None and media_type is not None:
+        found = _MEDIA_TYPES.get(media_type.partition(";")[0].strip().lower())
     if found is None:
-        raise InvalidRequest(
-            f"the format of the content is not known: {_said(suffix, essence)}; "
-            f"a name ends in {', '.join(SUFFIXES)}, or the media type is one of {', '.join(MEDIA_TYPES)}"
+        raise Unsupported(
+            f"the format of the content is not known: its address ends with {', '.join(_SUFFIXES)}, "
+            f"or its media type is that of {', '.join(MEDIA_TYPES.values())}"
         )
     return found
 
 
-def _said(suffix: str, essence: str) -> str:
-    said = [f"the name ends in {suffix[:20]!r}"] if suffix else ["the name has no known end"]
-    return " and ".join([*said, f"the media type is {essence[:60]!r}"] if essence else said)
+def rows(path: Path, format: str) -> Iterator[tuple[int, Row | BrokenRow]]:
+    """Read the rows of a file, with their numbers from 1; empty lines are none.
 
-
-def rows(path: Path, format: str) -> Iterator[tuple[int, Row]]:  # noqa: A002 - what the interface calls it
-    """Yield the rows of a file with their numbers.
-
-    Raises:
-        InvalidRequest: the file, or a row of it, cannot be read; the message has the row's number.
-    """
-    for row in rows_or_errors(path, format):
-        if isinstance(row, BadRow):
-            raise InvalidRequest(f"row {row.number}: {row.message}")
-        yield row
-
-
-def rows_or_errors(path: Path, format: str) -> Iterator[tuple[int, Row] | BadRow]:  # noqa: A002
-    """Yield the rows of a file with their numbers, and in their places what is wrong with those that cannot be read.
+    Args:
+        path: the file.
+        format: one of `FORMATS`.
 
     Raises:
-        InvalidRequest: the file as a whole cannot be read.
+        InvalidRequest: the file as a whole is not of this format.
+        TooLarge: it is larger than can be read.
     """
-    reader = FORMATS.get(format)
-    if reader is None:
-        raise InvalidRequest(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
-    try:
-        yield from reader(path)
-    except OSError as error:
-        raise InvalidRequest(f"the content cannot be read: {error.strerror}") from error
+    return zip(count(1), _READERS[format](path), strict=False)
 
 
-class _Lines:
-    """The lines of a file as text; what is wrong with one is raised, and then the next can be read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.number = 0
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(MAX_ROW_BYTES + 1)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        if self.number == 1:
-            line = line.removeprefix(BYTE_ORDER_MARK)
-        if len(line) > MAX_ROW_BYTES:
-            while line and not line.endswith(b"\n"):
-                line = self._file.readline(MAX_ROW_BYTES)
-            raise TooLarge(f"a line is longer than {MAX_ROW_BYTES} bytes")
-        try:
-            return line.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(_not_text(error)) from error
-
-
-def _not_text(error: UnicodeDecodeError) -> str:
-    return f"it is not UTF-8 text: the byte {error.object[error.start]:#04x} stands at {error.start + 1}"
-
-
-def _read_row(number: int, text: str | bytes | msgspec.Raw) -> tuple[int, Row] | BadRow:
-    try:
-        return number, decode(bytes(text) if isinstance(text, msgspec.Raw) else text, Row)
-    except InvalidRequest as error:
-        return BadRow(number, error.message)
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Row] | BadRow]:
+def _read_jsonl(path: Path) -> Iterator[Row | BrokenRow]:
+    decoder = msgspec.json.Decoder(Any)
     with path.open("rb") as file:
-        lines = _Lines(file)
-        while True:
-            try:
-                line = next(lines, None)
-            except InvalidRequest as error:
-                yield BadRow(lines.number, error.message)
-                continue
+        for line in _lines(file):
             if line is None:
-                return
-            if line.strip():
-                yield _read_row(lines.number, line)
+                yield BrokenRow(f"it is longer than {MAX_ROW_BYTES} bytes")
+            elif line.strip(_BLANK):
+                yield _decoded(line, decoder)
 
 
-def _json(path: Path) -> Iterator[tuple[int, Row] | BadRow]:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise TooLarge(
-            f"a json file has at most {MAX_JSON_BYTES} bytes: write it as jsonl, one row a line"
-        )
-    text = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
-    if not text.strip():
-        return
+def _lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """Read lines; one that is too long is skipped and told by None."""
+    start = True
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        if start and line.startswith(_BOM):
+            line = line[len(_BOM) :]
+        start = False
+        if len(line) <= MAX_ROW_BYTES or line.endswith(b"\n"):
+            yield line
+            continue
+        while (rest := file.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        yield None
+
+
+def _decoded(text: bytes, decoder: msgspec.json.Decoder[Any]) -> Row | BrokenRow:
     try:
-        found = decode(text, list[msgspec.Raw])
-    except InvalidRequest as error:
-        raise InvalidRequest(
-            f"the content is not a JSON list of objects: {error.message}"
-        ) from error
-    for number, row in enumerate(found, 1):
-        yield _read_row(number, row)
+        # Strictly: the decoder looks into the text of a string only as far as it must.
+        value = decoder.decode(text.decode())
+    except UnicodeDecodeError:
+        return BrokenRow("it is not UTF-8")
+    except (msgspec.DecodeError, RecursionError) as error:
+        return BrokenRow(f"it is not JSON: {_reason(error)}")
+    return _row_of(value)
 
 
-def _csv(path: Path) -> Iterator[tuple[int, Row] | BadRow]:
-    # One number for the whole process; ours is larger than what anybody else needs.
-    csv.field_size_limit(MAX_ROW_BYTES)
+def _row_of(value: object) -> Row | BrokenRow:
+    return value if isinstance(value, dict) else BrokenRow("it is not an object")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return str(error).removeprefix("JSON is malformed: ")
+
+
+def _read_json(path: Path) -> Iterator[Row | BrokenRow]:
     with path.open("rb") as file:
-        reader = csv.reader(_Lines(file), strict=True)
+        data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise TooLarge(f"a JSON file has at most {MAX_JSON_BYTES} bytes; JSON lines have no limit")
+    try:
+        values = msgspec.json.decode(data.removeprefix(_BOM).decode())
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the content is not UTF-8, at byte {error.start}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the content is not JSON: {_reason(error)}") from error
+    if not isinstance(values, list):
+        raise InvalidRequest("the content is JSON, but not an array of objects")
+    yield from map(_row_of, values)
+
+
+def _read_csv(path: Path) -> Iterator[Row | BrokenRow]:
+    # The limit is the process's; Python's own, 128 KiB, is less than a long text has.
+    csv.field_size_limit(MAX_ROW_BYTES)
+    # Bytes that are not UTF-8 become surrogates, so that only their row is lost.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(_text_lines(file), strict=True)
         try:
-            header = next(reader, None)
-        except (csv.Error, InvalidRequest) as error:
-            raise InvalidRequest(f"the header cannot be read: {error}") from error
-        if header is None:
-            return
-        if len(set(header)) < len(header):
-            raise InvalidRequest(f"two columns of the header have one name: {', '.join(header)}")
-        number = 0
+            header = next(reader, [])
+        except csv.Error as error:
+            raise InvalidRequest(f"the first line has no column names: {error}") from error
+        if len(set(header)) != len(header):
+            raise InvalidRequest("the first line names a column twice")
+        if not _is_utf8(header):
+            raise InvalidRequest("the first line is not UTF-8")
         while True:
             try:
                 cells = next(reader, None)
-            except (csv.Error, InvalidRequest) as error:
-                number += 1
-                yield BadRow(number, str(error))
+            except csv.Error as error:
+                yield BrokenRow(f"it is not CSV: {error}")
                 continue
             if cells is None:
                 return
-            if not cells:
-                continue  # An empty line.
-            number += 1
-            if len(cells) == len(header):
-                yield number, dict(zip(header, cells, strict=True))
-            else:
-                found = f"it has {len(cells)} cells where the header has {len(header)}"
-                yield BadRow(number, found)
+            if cells:
+                yield _row_of_cells(header, cells)
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Row] | BadRow]:
-    # Seldom needed, and large.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _text_lines(file: io.TextIOBase | io.TextIOWrapper) -> Iterator[str]:
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        if len(line) > MAX_ROW_BYTES:
+            raise TooLarge(f"a line is longer than {MAX_ROW_BYTES} characters")
+        yield line
 
-    if not path.stat().st_size:
-        return
-    number = 0
+
+def _row_of_cells(header: list[str], cells: list[str]) -> Row | BrokenRow:
+    if len(cells) != len(header):
+        return BrokenRow(f"it has {len(cells)} cells, and the first line names {len(header)}")
+    if not _is_utf8(cells):
+        return BrokenRow("it is not UTF-8")
+    return dict(zip(header, cells, strict=True))
+
+
+def _is_utf8(cells: list[str]) -> bool:
     try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                if file.metadata.row_group(group).total_byte_size > MAX_GROUP_BYTES:
-                    raise TooLarge(f"a row group has more than {MAX_GROUP_BYTES} bytes")
-            if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
-                raise InvalidRequest("two columns have one name")
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_parquet(path: Path) -> Iterator[Row | BrokenRow]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            groups = (file.metadata.row_group(n) for n in range(file.metadata.num_row_groups))
+            if any(group.total_byte_size > MAX_GROUP_BYTES for group in groups):
+                raise TooLarge(f"a row group has at most {MAX_GROUP_BYTES} bytes")
+            if len(set(file.schema_arrow.names)) != len(file.schema_arrow.names):
+                raise InvalidRequest("the file names a column twice")
             for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, {name: _present(value) for name, value in row.items()}
-    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
-        # Arrow's own words may hold the file's path.
-        where = f" after row {number}" if number else ""
-        raise InvalidRequest(f"the content is not a whole Parquet file{where}") from error
+                for number in range(batch.num_rows):
+                    yield _row_of_batch(batch, number)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InvalidRequest(f"the content is not Parquet: {_first_line(error, path)}") from error
 
 
-def _present(value: Any) -> Any:
-    """Return a value without the nulls in its objects: in Parquet, all objects of a column have the same keys."""
-    if isinstance(value, dict):
-        return {key: _present(one) for key, one in value.items() if one is not None}
-    if isinstance(value, list):
-        return [_present(one) for one in value]
-    return value
+def _row_of_batch(batch: Any, number: int) -> Row | BrokenRow:
+    try:
+        return {name: batch.column(name)[number].as_py() for name in batch.schema.names}
+    except UnicodeDecodeError:
+        return BrokenRow("it is not UTF-8")
+    except (ValueError, OverflowError) as error:  # Such as a date behind the year 9999.
+        return BrokenRow(f"a value cannot be read: {error}")
 
 
-FORMATS: Mapping[str, Callable[[Path], Iterator[tuple[int, Row] | BadRow]]] = {
-    "jsonl": _jsonl,
-    "json": _json,
-    "csv": _csv,
-    "parquet": _parquet,
+def _first_line(error: Exception, path: Path) -> str:
+    # Where our copy lies is nobody's business.
+    return str(error).split("\n", 1)[0].replace(str(path), "the file")[:200]
+
+
+_READERS = {
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
 }
-"""What reads each format."""
