@@ -28,13 +28,40 @@ JSON = st.recursive(
     ),
     max_leaves=3,
 )
-URLS = st.sampled_from(["https://", "http://", "file://", "data:"])
+URL = st.builds(
+    str.__add__, st.sampled_from(["https://", "http://", "file://", "data:"]), st.text(max_size=8)
+)
 
 
-def bounds(found: mi.IntType | mi.FloatType) -> dict[str, Any]:
-    """Return hypothesis' bounds of a number; our integers have no exclusive lower bound."""
+def integers(found: mi.IntType) -> st.SearchStrategy[int]:
+    """Return all integers within bounds, or of 64 bits; ours have no exclusive lower bound."""
+    assert found.gt is None
     top = found.le if found.lt is None else found.lt - 1
-    return {"min_value": found.ge if found.gt is None else found.gt, "max_value": top}
+    return st.integers(
+        -(2**63) if found.ge is None else found.ge, 2**63 - 1 if top is None else top
+    )
+
+
+def floats(found: mi.FloatType) -> st.SearchStrategy[float]:
+    """Return all finite numbers within bounds."""
+    return st.floats(
+        min_value=found.ge if found.gt is None else found.gt,
+        max_value=found.le if found.lt is None else found.lt,
+        exclude_min=found.gt is not None,
+        exclude_max=found.lt is not None,
+        allow_nan=False,
+        allow_infinity=False,
+    )
+
+
+def texts(found: mi.StrType) -> st.SearchStrategy[str]:
+    """Return texts within bounds, or of a pattern; what follows the beginning of a URL is anything."""
+    if found.pattern is None:
+        return st.text(min_size=found.min_length or 0, max_size=8)
+    if found.pattern.endswith("$"):
+        # `$` also stands before a last newline: for msgspec as for `re`.
+        return st.from_regex(found.pattern)
+    return URL
 
 
 def values(found: mi.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911, PLR0912 - one case a kind
@@ -49,25 +76,11 @@ def values(found: mi.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911, PLR0912 
         case mi.BoolType():
             return st.booleans()
         case mi.IntType():
-            within = bounds(found)
-            within["min_value"] = (
-                within["min_value"] if within["min_value"] is not None else -(2**63)
-            )
-            within["max_value"] = (
-                within["max_value"] if within["max_value"] is not None else 2**63 - 1
-            )
-            return st.integers(**within)
+            return integers(found)
         case mi.FloatType():
-            return st.floats(
-                **bounds(found),
-                exclude_min=found.gt is not None,
-                allow_nan=False,
-                allow_infinity=False,
-            )
-        case mi.StrType(pattern=None):
-            return st.text(min_size=found.min_length or 0, max_size=8)
+            return floats(found)
         case mi.StrType():
-            return st.builds(str.__add__, URLS, st.text(max_size=8))
+            return texts(found)
         case mi.BytesType():
             return st.binary(max_size=8)
         case mi.DateTimeType():

@@ -27,8 +27,8 @@ JOB: Fields = {
     "validation_dataset": (s.Dataset, REQUIRED),
     "optimizer_config": (s.OptimizerConfig, REQUIRED),
     "training_config": (s.TrainingConfig, REQUIRED),
-    "hyperparam_search_config": (dict[str, Any], REQUIRED),
-    "logger_config": (dict[str, Any], REQUIRED),
+    "hyperparam_search_config": (s.HyperparameterSearch, REQUIRED),
+    "logger_config": (s.LoggerConfig, REQUIRED),
 }
 SAMPLED: Fields = {
     "model": (str, REQUIRED),
@@ -41,7 +41,8 @@ ANSWERED: Fields = {
     "logprobs": (dict[str, Any] | None, None),
 }
 
-# Names of models are strings (decision 1), `strategy` is the enum of decision 4; URL is a string with a pattern.
+# Names of models are strings (decision 1), `strategy` is the enum of decision 4, the two configurations that the draft
+# leaves open are ours (decision 8); URL is a string with a pattern.
 STRUCTS: dict[type[msgspec.Struct], Fields] = {
     s.Attachment: {"url": (str, REQUIRED), "mime_type": (str, REQUIRED)},
     s.ToolCall: {"tool_name": (str, REQUIRED), "arguments": (dict[str, Any], REQUIRED)},
@@ -260,7 +261,16 @@ ADDED: dict[type[msgspec.Struct], set[str]] = {
     s.SyntheticDataGenerationRequest: {
         "model", "num_candidates", "k", "p", "temperature", "seed",
     },
-    s.PostTrainingJobStatusResponse: {"failure"},
+    s.Dataset: {"fingerprint"},
+    s.TrainingConfig: {
+        "checkpoint_every", "keep_checkpoints", "evaluate_every", "max_length", "seed", "num_processes",
+    },
+    s.Checkpoint: {"kind", "validation_loss"},
+    s.PostTrainingJobStatusResponse: {
+        "kind", "model", "algorithm", "phase", "position", "attempt", "metrics",
+        "dataset_fingerprint", "validation_fingerprint", "trials", "failure",
+    },
+    s.PostTrainingJobArtifactsResponse: {"files", "tensorboard", "metrics"},
 }  # fmt: skip
 
 ENUMS: dict[type[StrEnum], set[str]] = {
@@ -323,7 +333,18 @@ def test_no_type_is_forgotten() -> None:
     ours = {
         s.Model,
         s.TokenUsage,
+        s.DatasetInfo,
+        s.HyperparameterSearch,
+        s.SearchParameter,
+        s.LoggerConfig,
+        s.JobEvent,
         s.JobFailure,
+        s.JobFile,
+        s.JobMetrics,
+        s.JobTrial,
+        s.RegisterModelRequest,
+        s.RegisteredModel,
+        s.ModelVersion,
         s.EmbeddingsRequest,
         s.EmbeddingsResponse,
         s.MemoryBankMatch,
