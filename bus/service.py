@@ -94,7 +94,8 @@ class Service:
         self._running: dict[str, Handling] = {}
         self._idle = anyio.Event()
         self._stopping = anyio.Event()
-        self._died = anyio.Event()
+        self._ending = anyio.Event()
+        self._patience = 0.0
         self._death: EngineDead | None = None
         self._tasks: TaskGroup | None = None
         self._next = 0
@@ -107,7 +108,7 @@ class Service:
         return len(self._running)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; started means ready.
+        """Serve until cancelled, or until it has been retired; started means ready.
 
         When cancelled, the actor takes no new requests and those that run have a grace time to end; what is left then
         ends with a retryable error to its caller.
@@ -125,11 +126,23 @@ class Service:
             try:
                 async with self.bus.transport.announce(self.info, self._on_request):
                     task_status.started()
-                    await self._died.wait()
+                    await self._ending.wait()
+                with anyio.move_on_after(self._patience):
+                    await self._wait_idle()
             finally:
                 self._stopping.set()
         if self._death is not None:
             raise self._death
+
+    def retire(self, patience: float) -> None:
+        """Take no new requests, and let those that run go on for up to so many seconds; then `run` returns."""
+        self._patience = patience
+        self._ending.set()
+
+    async def _wait_idle(self) -> None:
+        while self._running:
+            self._idle = anyio.Event()
+            await self._idle.wait()
 
     async def _host(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Own the tasks of all requests; they outlive the cancellation of `run` for the grace time."""
@@ -145,9 +158,7 @@ class Service:
             task_status.started()
             await self._stopping.wait()
             with anyio.move_on_after(GRACE_SECONDS):
-                while self._running:
-                    self._idle = anyio.Event()
-                    await self._idle.wait()
+                await self._wait_idle()
             self._stop_all(Unavailable("the actor is shutting down"))
 
     def _on_request(self, message: Message) -> None:
@@ -169,7 +180,7 @@ class Service:
             if isinstance(error, EngineDead) and self._death is None:
                 self._death = error
                 self._stop_all(EngineDead("the engine died; its actor is being restarted"))
-                self._died.set()
+                self._ending.set()
         finally:
             del self._running[name]
             if not self._running:

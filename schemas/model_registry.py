@@ -58,7 +58,7 @@ class RegisteredModel(Reply, frozen=True):
 class ModelRegistry(Protocol):
     """Serve what was trained, without a restart of anything."""
 
-    @webmethod(route="/models/register", api="Models")
+    @webmethod(route="/models/register", api="Models", timeout=3600)
     async def register(self, request: RegisterModelRequest) -> RegisteredModel:
         """Serve a checkpoint under a name; a name that is registered gets a new version, and goes over to it once it is loaded."""
         ...

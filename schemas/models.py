@@ -29,6 +29,12 @@ class Model(Reply, frozen=True):
         Meta(description="`language` models answer, `embedding` models make vectors of texts."),
     ] = "language"
     actors: Annotated[int, Meta(description="How many actors serve it.")] = 1
+    base: Annotated[
+        str | None, Meta(description="The model that a registered one was trained from.")
+    ] = None
+    version: Annotated[
+        int | None, Meta(description="Of a registered model; while it is switched, the newer one.")
+    ] = None
 
 
 class Models(Protocol):

@@ -60,17 +60,26 @@ class LlamaCppEngine:
 
     Every generation blocks a thread of the engine's own pool, one a slot; it is loaded once and may be used from any
     event loop, one at a time.
+
+    Args:
+        model: the GGUF file; it is mapped, so that engines of one file share the memory of its weights.
+        context: the longest prompt and answer together, in tokens.
+        slots: how many generations run at once.
+        adapter: a LoRA in GGUF that is applied to all of them.
     """
 
     name = "llama_cpp"
 
-    def __init__(self, model: Path, *, context: int = 4096, slots: int = 4) -> None:
+    def __init__(
+        self, model: Path, *, context: int = 4096, slots: int = 4, adapter: Path | None = None
+    ) -> None:
         self.context = context
         self.slots = slots
         self.capabilities: frozenset[Capability] = frozenset(
             ("json_schema", "logprobs", "continuation")
         )
         self._model = model
+        self._adapter = adapter
         self._folder: Path | None = None
         self._server: Any = None
         self._threads: ThreadPoolExecutor | None = None
@@ -119,7 +128,10 @@ class LlamaCppEngine:
         try:
             self._server = xllamacpp.Server(self._parameters(self._folder))
         except Exception as error:
-            raise EngineError(f"llama.cpp cannot load {self._model.name}: {error}") from error
+            loaded = self._model.name
+            if self._adapter is not None:
+                loaded += f" with the adapter {self._adapter.name}"
+            raise EngineError(f"llama.cpp cannot load {loaded}: {error}") from error
         self._check_context()
         self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="llama.cpp")
         self._death = None
@@ -127,6 +139,8 @@ class LlamaCppEngine:
     def _parameters(self, folder: Path) -> Any:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(self._model)
+        if self._adapter is not None:
+            parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(self._adapter), 1.0)]
         parameters.n_ctx = self.context * self.slots  # llama.cpp divides it among the slots
         parameters.n_parallel = self.slots
         parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
