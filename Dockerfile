@@ -20,7 +20,9 @@ COPY bus/ bus/
 COPY actors/ actors/
 COPY runtime/ runtime/
 COPY client/ client/
-RUN /opt/ayllu/bin/pip install -c constraints/tested.txt '.[local]'
+# "local,train" for the image that fine-tunes: torch and what stands on it, some gigabytes.
+ARG EXTRAS=local
+RUN /opt/ayllu/bin/pip install -c constraints/tested.txt ".[${EXTRAS}]"
 
 FROM ${PYTHON}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin ayllu \
