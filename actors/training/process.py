@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from ...schemas import encode
 from ...schemas.tasks import background_tasks
 from .protocol import (
     BEAT_SECONDS,
-    SOCKET_VARIABLE,
     Beat,
     FromChild,
     FromTrainer,
@@ -127,13 +126,13 @@ class Child:
 
 @asynccontextmanager
 async def running_child(
-    command: Sequence[str], environment: Mapping[str, str]
+    command: Sequence[str], environment_of: Callable[[Path], Mapping[str, str]]
 ) -> AsyncIterator[Child]:
     """Run a child; at the end of the block nothing of it is left.
 
     Args:
         command: what to run.
-        environment: its environment, to which the socket is added.
+        environment_of: returns its environment, given the socket on which it is heard.
     """
     with tempfile.TemporaryDirectory(prefix="ayllu-train-") as folder:
         path = Path(folder) / "trainer.sock"  # Only this user may enter the folder.
@@ -143,7 +142,7 @@ async def running_child(
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**environment, SOCKET_VARIABLE: str(path)},
+                env=environment_of(path),
                 start_new_session=True,
             )
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 from msgspec.structs import replace
@@ -46,6 +47,7 @@ RECORD_SECONDS = 2.0
 LOOK_SECONDS = 2.0
 """How often it is looked whether a job was cancelled, should the signal of it be lost."""
 PRUNED = "pruned"
+OURS = "AYLLU_"
 
 Judge = Callable[[JobMetrics], bool]
 """Tells of each validation whether the job shall go on."""
@@ -110,7 +112,11 @@ class Attempt:
             folder.mkdir(parents=True, exist_ok=True)
             write_run(folder, spec)
             command = self._workshop.command(spec, folder)
-            return await self._in_child(command, child_environment(spec, os.environ))
+            # What else we know, the bus's address with its credentials above all, is none of its business.
+            known = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+            return await self._in_child(
+                command, lambda socket: child_environment(spec, socket, known)
+            )
         except AylluError as error:
             # What may pass by itself is tried again, as a crash is.
             code = CRASHED if error.retryable else error.code
@@ -118,7 +124,9 @@ class Attempt:
         except OSError as error:
             return JobFailure("storage", f"the job's folder cannot be used: {error.strerror}")
 
-    async def _in_child(self, command: list[str], environment: dict[str, str]) -> JobFailure | None:
+    async def _in_child(
+        self, command: list[str], environment: Callable[[Path], dict[str, str]]
+    ) -> JobFailure | None:
         async with running_child(command, environment) as child, background_tasks() as tasks:
             tasks.start_soon(self._watch, child)
             last = await self._heard(child)
