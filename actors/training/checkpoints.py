@@ -4,7 +4,7 @@
         manifest.json               the other files, with size and digest
         adapter_model.safetensors   what training made: an adapter, or model.safetensors
         adapter_config.json, tokenizer.json, ...
-        resume/                     private: how to go on (optimizer, random state, ...); only in the newest one
+        resume/                     private: how to go on (optimizer, random state, ...); only in the two newest ones
 
 A checkpoint is written under another name, flushed, and renamed: whoever sees the name sees all of it.
 """
@@ -25,6 +25,8 @@ from ...schemas import InvalidRequest, decode, encode
 
 MANIFEST = "manifest.json"
 RESUME = "resume"
+_RESUMABLE = 2
+"""How many checkpoints can be gone on with."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 PICKLES = frozenset((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"))
 """What may hold a pickle: code that loading would run."""
@@ -165,18 +167,25 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def prune(checkpoints: Path, keep: int) -> list[int]:
-    """Remove all but the newest checkpoints, and the resume state of all but the newest one; return what was removed."""
+    """Remove all but the newest checkpoints, and the resume state of older ones; return what was removed."""
     found = checkpoints_in(checkpoints)
-    for _, path in found[:-1]:
+    # Two can be gone on with, so that a damaged one does not cost the whole run.
+    for _, path in found[:-_RESUMABLE]:
         shutil.rmtree(path / RESUME, ignore_errors=True)
     removed = []
     for iters, path in found[:-keep]:
-        # Renamed first, so that nobody takes half of it for a checkpoint.
-        dying = path.with_name(f"removing-{iters}")
-        path.rename(dying)
-        shutil.rmtree(dying, ignore_errors=True)
+        remove(path)
         removed.append(iters)
     return removed
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, so that at no time half of it is taken for one."""
+    dying = checkpoint.with_name(f"removing-{checkpoint.name}")
+    # What an earlier attempt began to remove.
+    shutil.rmtree(dying, ignore_errors=True)
+    checkpoint.rename(dying)
+    shutil.rmtree(dying, ignore_errors=True)
 
 
 def _digest(path: Path, *, flush: bool = False) -> tuple[int, str]:

@@ -1,9 +1,4 @@
-"""How a trainer's child is started: its command and its environment. Nothing here needs torch.
-
-Several processes are started by a launcher of ours, `child/ranks.py`, and not by accelerate's. That would want `mpirun`
-for CPUs, and for the rest it is torch's, which puts each process in a session of its own: they then are not ended with
-the group that the trainer kills. Besides, it needs a port, and seconds to import torch.
-"""
+"""How a trainer's child is started: one process, or several that train together. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -12,70 +7,76 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .protocol import RunSpec
+from .protocol import SOCKET_VARIABLE, RunSpec
 
 _CHILD = "ayllu.actors.training.child"
-_NOT_ITS_OWN = (
-    "AYLLU_",
-    "ACCELERATE_",
-    "FSDP_",
-    "TORCHELASTIC_",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-)
-_RANK = frozenset(
-    ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-)
-_CONSTANT = {
-    # All that it needs is on the disk, and nothing is told of it.
+_OFFLINE = {
     "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
+    # The trainers tokenize in one thread, before they start others.
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONUNBUFFERED": "1",
+    "USE_TF": "0",
+    "USE_FLAX": "0",
 }
 
 
 def child_command(spec: RunSpec, folder: Path) -> list[str]:
-    """Return the command that does what a spec says, in a job's folder, where it was written."""
+    """Return the command that does what a job's folder says.
+
+    On CUDA several processes are started by Accelerate, which also shards the model (FSDP). On CPUs its launcher needs
+    MPI, so there they are started by torch's, on whose environment Accelerate's state is built all the same. Both find a
+    free port of the loopback interface themselves.
+    """
+    child = ["-m", _CHILD, str(folder)]
     if spec.processes == 1:
-        return [sys.executable, "-m", _CHILD, str(folder)]
-    return [sys.executable, "-m", f"{_CHILD}.ranks", str(spec.processes), str(folder)]
+        return [sys.executable, *child]
+    if spec.device == "cpu":
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+        return [sys.executable, *launcher, f"--nproc-per-node={spec.processes}", *child]
+    launcher = ["-m", "accelerate.commands.launch", f"--num_processes={spec.processes}"]
+    launcher += ["--num_machines=1", "--main_process_port=0", "--mixed_precision=no"]
+    launcher += ["--dynamo_backend=no"]
+    return [sys.executable, *launcher, *_sharding(spec), *child]
 
 
-def child_environment(spec: RunSpec, base: Mapping[str, str]) -> dict[str, str]:
-    """Return a child's environment: that of this process, but for credentials and what speaks to torch."""
-    kept = {
-        name: value
-        for name, value in base.items()
-        if not name.startswith(_NOT_ITS_OWN) and name not in _RANK
-    }
-    environment = {**kept, **_CONSTANT}
-    if (threads := _threads(spec)) > 0:
-        environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
-    if (visible := _visible(spec.device, base)) is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = visible
-    return environment
+def child_environment(
+    spec: RunSpec, socket: Path, environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the environment of a child: that of this process, never online, with the trainer's socket.
+
+    Args:
+        spec: what it does.
+        socket: where the trainer listens.
+        environment: what it is built on; by default that of this process.
+    """
+    made = {**(os.environ if environment is None else environment), **_OFFLINE}
+    made[SOCKET_VARIABLE] = str(socket)
+    if spec.device == "cpu":
+        made |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    elif ":" in spec.device:
+        # With several in sight, one process would use all of them.
+        made["CUDA_VISIBLE_DEVICES"] = spec.device.partition(":")[2]
+    if spec.threads:
+        made["OMP_NUM_THREADS"] = str(spec.threads)
+    return made
 
 
-def _threads(spec: RunSpec) -> int:
-    if spec.threads or spec.processes == 1:
-        return spec.threads
-    return max(1, (os.cpu_count() or 1) // spec.processes)
-
-
-def _visible(device: str, base: Mapping[str, str]) -> str | None:
-    """Return the devices that a child may see: of several, only its own, lest it take all of them."""
-    if device == "cpu":
-        return ""
-    _, _, number = device.partition(":")
-    if not number:
-        return None
-    known = [name for name in base.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return known[int(number)] if int(number) < len(known) else number
+def _sharding(spec: RunSpec) -> list[str]:
+    training = spec.training
+    if not (training.memory_efficient_fsdp_wrap or training.fsdp_cpu_offload):
+        return ["--multi_gpu"]
+    policy = "TRANSFORMER_BASED_WRAP" if training.memory_efficient_fsdp_wrap else "NO_WRAP"
+    return [
+        "--use_fsdp",
+        "--fsdp_version=2",
+        f"--fsdp_auto_wrap_policy={policy}",
+        f"--fsdp_offload_params={str(training.fsdp_cpu_offload).lower()}",
+        "--fsdp_state_dict_type=FULL_STATE_DICT",
+        "--fsdp_reshard_after_forward=true",
+    ]

@@ -1,0 +1,143 @@
+"""Base models as torch weights: made from GGUF files once, or taken from folders that hold no code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ....schemas import InvalidRequest
+from ..checkpoints import refuse_pickles, verify
+from ..protocol import BaseModel
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .session import Session
+
+
+def prepare(base: BaseModel, session: Session) -> None:
+    """See to it that the weights are there and hold no code, and that a checkpoint to go on with is whole.
+
+    Raises:
+        InvalidRequest: they are not there, may hold code, or the checkpoint is damaged.
+    """
+    folder = Path(base.weights)
+    if base.gguf is not None:
+        if not folder.is_dir():
+            session.log(
+                f"making torch weights of {base.name} from its GGUF file, once for all jobs"
+            )
+            _make_from_gguf(Path(base.gguf), folder)
+    elif not (folder / "config.json").is_file():
+        raise InvalidRequest(f"there are no weights of {base.name} in Hugging Face's format")
+    else:
+        refuse_pickles(folder)
+    if base.checkpoint is not None:
+        verify(Path(base.checkpoint))
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, with a token to pad with.
+
+    Raises:
+        InvalidRequest: it cannot tell where its tokens stand in a text, or has no end token.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        base.weights, local_files_only=True, trust_remote_code=False
+    )
+    if not tokenizer.is_fast:
+        raise InvalidRequest(f"{base.name} has no fast tokenizer, which training needs")
+    if tokenizer.eos_token is None:
+        raise InvalidRequest(f"the tokenizer of {base.name} has no end token, which training needs")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    folder: Path, device: torch.device, *, in_4_bits: bool = False, several: bool = False
+) -> PreTrainedModel:
+    """Return a model from a folder of ours or one that holds no code, in float32.
+
+    Args:
+        folder: where it is.
+        device: what it shall be trained on.
+        in_4_bits: whether its linear layers are kept as NF4 (https://arxiv.org/abs/2305.14314).
+        several: whether several processes train it, each of which then moves its own.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, object] = {}
+    if in_4_bits:
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if half else torch.float32,
+        )
+        options["device_map"] = {"": device}
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        **options,
+    )
+    if not in_4_bits and not several:
+        model.to(device)
+    return model
+
+
+def context_of(folder: Path) -> int:
+    """Return how many tokens the model in a folder was made for; 0 where it does not say."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
+
+
+def _make_from_gguf(gguf: Path, folder: Path) -> None:
+    """Convert a GGUF file; of several that do it at once, the first one's weights stay.
+
+    Raises:
+        InvalidRequest: there is no such file.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    if not gguf.is_file():
+        raise InvalidRequest(f"there is no GGUF file {gguf.name}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            local_files_only=True,
+        )
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, local_files_only=True
+        ).save_pretrained(made)
+        for path in made.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        try:
+            made.rename(folder)
+        except OSError:
+            # Another job was faster.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
