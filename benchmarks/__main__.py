@@ -23,6 +23,7 @@ from . import (
     retrieval,
     startup,
     streams,
+    training,
     turns,
     unread,
     vectors,
@@ -100,6 +101,11 @@ def _startup(place: Place, quick: Quick) -> Awaitable[Result]:
     return startup.measure_startup(place, min(quick.pairs, START_UPS), models=models)
 
 
+def _training(place: Place, quick: Quick) -> Awaitable[Result]:
+    iterations = 3 if quick.tiny else training.ITERATIONS
+    return training.measure_training(place, min(quick.pairs, 3), iterations=iterations)
+
+
 SCENARIOS: dict[
     str, tuple[str, Callable[[Place, Quick], Awaitable[Result]], Callable[[Result], Rows]]
 ] = {
@@ -117,6 +123,7 @@ SCENARIOS: dict[
     "retrieval": ("how well a memory bank finds", _retrieval, retrieval.rows),
     "unread": ("50 clients that never read beside 50 that do", _unread, unread.rows),
     "idle": ("idle websockets", _idle, idle.rows),
+    "training": ("a fine-tuning job", _training, training.rows),
     "startup": ("start-up", _startup, startup.rows),
 }
 

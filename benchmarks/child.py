@@ -32,11 +32,16 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Child:
-    """A process that was started and is ready."""
+    """A process that was started and is ready.
+
+    Attributes:
+        ready: the line by which it said so.
+    """
 
     def __init__(self, process: Process) -> None:
         assert process.stdout is not None
         self.process = process
+        self.ready = ""
         self._lines = BufferedByteReceiveStream(process.stdout)
 
     @property
@@ -106,6 +111,7 @@ async def _wait_until_ready(child: Child, command: Sequence[str], log: Path) -> 
         words = await anyio.Path(log).read_text(errors="replace")
         said = " | ".join(words.splitlines()[-3:])
         raise RuntimeError(f"{' '.join(command)} is not ready; its last words: {said}")
+    child.ready = line
 
 
 def helper(module: str, *arguments: str) -> list[str]:
