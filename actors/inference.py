@@ -46,11 +46,21 @@ class InferenceActor(Inference):
         engine: runs the model, and is entered by whoever owns it.
         name: what requests call the model.
         aliases: other names for it.
+        base: the model that it was trained from, if it is a registered one.
+        version: of a registered one.
     """
 
     service_name = "inference"
 
-    def __init__(self, engine: InferenceEngine, name: str, aliases: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        engine: InferenceEngine,
+        name: str,
+        aliases: Sequence[str] = (),
+        *,
+        base: str | None = None,
+        version: int | None = None,
+    ) -> None:
         self.models = frozenset((name, *aliases))
         described = Model(
             name=name,
@@ -58,6 +68,8 @@ class InferenceActor(Inference):
             context=engine.context,
             aliases=sorted(set(aliases)),
             capabilities=sorted(engine.capabilities),
+            base=base,
+            version=version,
         )
         self.service_metadata = {"models": encode([described]).decode()}
         self._engine = engine

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from msgspec.structs import replace
+
 from ..bus.bus import Bus
 from ..bus.client import served_models
 from ..schemas import Model, Models
@@ -22,14 +24,12 @@ class ModelsActor(Models):
         found: dict[str, Model] = {}
         for model in await served_models(self._bus):
             known = found.get(model.name)
-            found[model.name] = Model(
-                name=model.name,
-                engine=model.engine,
-                context=model.context,
-                aliases=sorted({*model.aliases, *(known.aliases if known else [])}),
-                capabilities=model.capabilities,
-                kind=model.kind,
-                actors=known.actors + 1 if known else 1,
-            )
+            if known is None:
+                found[model.name] = replace(model, actors=1, aliases=sorted(model.aliases))
+                continue
+            # While a registered model is switched, two versions are there; what is told is the newer one.
+            newer = max(known, model, key=lambda one: one.version or 0)
+            aliases = sorted({*model.aliases, *known.aliases})
+            found[model.name] = replace(newer, actors=known.actors + 1, aliases=aliases)
         for name in sorted(found):
             yield found[name]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 from typing_extensions import TypeForm
@@ -18,7 +18,8 @@ from ..schemas import (
     Inference,
     MemoryBankDocuments,
     MemoryBanks,
-    Models,
+    Model,
+    ModelRegistry,
     Operation,
     PostTraining,
     PostTrainingJobs,
@@ -45,7 +46,15 @@ class AgenticSystemStack(AgenticSystem, Protocol):
     turn: AgentTurns
 
 
-class Stack(Inference, Models, Embeddings, Protocol):
+class ModelsStack(ModelRegistry, Protocol):
+    """The Models API: ``stack.models()`` lists what is served, ``stack.models.register(...)`` adds to it."""
+
+    def __call__(self) -> AsyncIterator[Model]:
+        """List the models that live actors serve."""
+        ...
+
+
+class Stack(Inference, Embeddings, Protocol):
     """All APIs of a deployment: operations are called by their names, ``stack.memory_bank.insert(...)``.
 
     Methods raise `AylluError`s. A streamed method returns an `EventStream`; leaving it cancels the call.
@@ -58,6 +67,7 @@ class Stack(Inference, Models, Embeddings, Protocol):
     synthetic_data_generation: SyntheticDataGeneration
     datasets: Datasets
     post_training: PostTrainingStack
+    models: ModelsStack
 
     async def call(
         self, operation: Operation, payload: bytes, *, timeout: float | None = None
@@ -75,21 +85,30 @@ class Stack(Inference, Models, Embeddings, Protocol):
 
 
 class _Namespace:
-    """Holds the operations, and the namespaces, under one name."""
+    """Holds the operations, and the namespaces, under one name; which may be an operation itself."""
+
+    _operation: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._operation is None:
+            raise TypeError("this is a group of operations, and none itself")
+        return self._operation(*args, **kwargs)
 
     def child(self, name: str) -> _Namespace:
         found = vars(self).get(name)
-        if found is None:
-            found = _Namespace()
+        if not isinstance(found, _Namespace):
+            operation, found = found, _Namespace()
+            found._operation = operation
             setattr(self, name, found)
-        return cast(_Namespace, found)
+        return found
 
 
 class _Stack(_Namespace):
     def __init__(self, connection: Connection, timeout: float | None) -> None:
         self._connection = connection
         self._timeout = timeout
-        for operation in OPERATIONS.values():
+        # From the root outwards: a name that is an operation too is one before anything stands below it.
+        for operation in sorted(OPERATIONS.values(), key=lambda one: one.name.count(".")):
             space: _Namespace = self
             for name in filter(None, operation.namespace.split(".")):
                 space = space.child(name)
