@@ -21,6 +21,7 @@ from .auth import EVERYTHING
 from .bank_arguments import EXAMPLE as BANK_EXAMPLE
 from .bank_arguments import add_bank_arguments
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS
+from .model_arguments import MODELS_EXAMPLE, add_model_arguments
 from .training_arguments import (
     JOB_EXAMPLE,
     LOGS_EXAMPLE,
@@ -45,6 +46,7 @@ EXAMPLES = {
     "train": TRAIN_EXAMPLE,
     "jobs": JOB_EXAMPLE,
     "logs": LOGS_EXAMPLE,
+    "models": MODELS_EXAMPLE,
     "dlq": LETTER_EXAMPLE,
     "spec": "ayllu spec --out spec",
     "token": "ayllu token alice --scopes Inference Models --expires 2027-12-31 >> ayllu.toml",
@@ -159,6 +161,9 @@ def _add_keepers(commands: Commands) -> None:
     )
     add_job_arguments(_add(commands, "jobs", "look at fine-tuning jobs, cancel them"), DEFAULT_URL)
     add_logs_arguments(_add(commands, "logs", "show the log of a job, and its losses"), DEFAULT_URL)
+    add_model_arguments(
+        _add(commands, "models", "serve what was trained; list what is served"), DEFAULT_URL
+    )
     add_letter_arguments(
         _add(commands, "dlq", "look at what could not be handled, send it again, forget it"),
         default_data_dir(),

@@ -123,6 +123,12 @@ def _logs(options: argparse.Namespace) -> None:
     _run(partial(run_logs, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _models(options: argparse.Namespace) -> None:
+    from .model_commands import run_models
+
+    _run(partial(run_models, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _dlq(options: argparse.Namespace) -> None:
     from .dead_letters import run
     from .supervisor import BUS_URL_VARIABLE
@@ -181,6 +187,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "turns": _turns,
     "train": _train,
     "jobs": _jobs,
+    "models": _models,
     "logs": _logs,
     "dlq": _dlq,
     "spec": _spec,
