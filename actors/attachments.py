@@ -62,14 +62,23 @@ def _attached(attachment: Attachment, model: str, where: str) -> str:
         raise Unsupported(
             f"{where}: attachments at {scheme}: addresses are not fetched; send the content as a data: URL"
         )
-    header, comma, data = rest.partition(",")
+    header = rest.partition(",")[0]
+    _, own_parameters = _media_type(header.removesuffix(";base64"))
+    charset = own_parameters.get("charset") or parameters.get("charset") or "utf-8"
+    text = _decoded(data_url(attachment.url, where), charset, where)
+    return f"[attachment of type {mime_type}]\n{text}\n[end of attachment]"
+
+
+def data_url(url: str, where: str) -> bytes:
+    """Return what a ``data:`` URL holds (RFC 2397).
+
+    Raises:
+        InvalidRequest: it is malformed; ``where`` is the path of the field, for the message.
+    """
+    header, comma, data = url.removeprefix("data:").partition(",")
     if not comma:
         raise InvalidRequest(f"{where}: the data: URL has no comma before its data")
-    is_base64 = header.lower().endswith(";base64")
-    _, own_parameters = _media_type(header[: -len(";base64")] if is_base64 else header)
-    charset = own_parameters.get("charset") or parameters.get("charset") or "utf-8"
-    text = _decoded(_bytes_of(data, is_base64, where), charset, where)
-    return f"[attachment of type {mime_type}]\n{text}\n[end of attachment]"
+    return _bytes_of(data, header.lower().endswith(";base64"), where)
 
 
 def _media_type(text: str) -> tuple[str, Mapping[str, str]]:

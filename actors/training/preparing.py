@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
 
@@ -78,7 +79,7 @@ class Workshop:
             raise InvalidRequest(
                 "finetuned_model: give the file:// address of a checkpoint's folder"
             )
-        path = Path(url.removeprefix("file://")).resolve()
+        path = Path(unquote(urlsplit(url).path)).resolve()
         # What jobs made needs no configuration; anything else lies under the roots.
         if not path.is_relative_to(self.folder.resolve()):
             path = self.content.resolve_file(url)

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from support.jobs import local_path
 from support.processes import AYLLU, Up, on_a_terminal, run_ayllu, running_up
 
 from ayllu.client import connect
@@ -122,7 +123,7 @@ def test_losses_fall_and_artifacts_are_there(up: Up, greeter: str) -> None:
     assert {"adapter_model.safetensors", "adapter_config.json"} <= names
     assert not {name for name in names if name.endswith((".bin", ".pt", ".pth"))}
     for file in artifacts.files:
-        assert Path(file.path.removeprefix("file://")).stat().st_size == file.bytes
+        assert local_path(file.path).stat().st_size == file.bytes
 
 
 @pytest.mark.requirement("training-loop")

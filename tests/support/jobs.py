@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import anyio
 from msgspec.structs import replace
@@ -36,11 +37,18 @@ from ayllu.schemas import (
     PostTrainingSFTRequest,
     TrainingConfig,
 )
+from ayllu.schemas.tasks import background_tasks
 
 SCRIPT = Path(__file__).with_name("scripted_child.py")
 ROWS = [{"prompt": f"{n}?", "completion": f"{n}!"} for n in range(8)]
 
 Plan = Mapping[str, Any]
+
+
+def local_path(url: str) -> Path:
+    """Return the path that a ``file://`` URL stands for."""
+    assert url.startswith("file:///")
+    return Path(unquote(urlsplit(url).path))
 
 
 def dataset_of(rows: Sequence[Mapping[str, Any]] = ROWS, **columns: str) -> Dataset:
@@ -142,6 +150,14 @@ class Training:
                     return event
         raise AssertionError(f"{job} ended before iteration {iteration}")
 
+    async def until_trial(self, trial: str, iteration: int) -> None:
+        """Wait until a trial of a search has begun, and has told of an iteration."""
+        with anyio.fail_after(30):
+            async for event in self.told.events(trial.partition("/")[0]):
+                if event.trial == trial:
+                    break
+        await self.until_iteration(trial, iteration)
+
     async def events(self, job: str) -> list[JobEvent]:
         """Return the events of a job that are there."""
         return [event async for event in self.told.events(job, follow=False)]
@@ -162,10 +178,9 @@ async def running_training(
     """Run the actors and some trainers in this process, whose jobs the double trains."""
     jobs = await open_jobs(bus)
     place = workshop(folder, plan or {}, **settings)
-    async with anyio.create_task_group() as tasks:
+    async with background_tasks() as tasks:
         for _ in range(trainers):
             await tasks.start(Trainer(jobs, place, "cpu").run)
         yield Training(
             jobs, PostTrainingActor(jobs, place), PostTrainingJobsActor(jobs, place), place
         )
-        tasks.cancel_scope.cancel()

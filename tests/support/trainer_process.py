@@ -1,6 +1,6 @@
 """A trainer as a process of its own, whose jobs the double trains: to be killed.
 
-python trainer_process.py BUS_URL FOLDER PLAN
+python -m support.trainer_process BUS_URL FOLDER PLAN
 """
 
 from __future__ import annotations

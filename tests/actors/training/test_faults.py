@@ -26,7 +26,6 @@ from ayllu.schemas import JobEvent, PostTrainingJobStatus
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 TESTS = Path(__file__).parents[2]
-SCRIPT = TESTS / "support" / "trainer_process.py"
 Status = PostTrainingJobStatus
 
 
@@ -38,7 +37,7 @@ async def eventually(what: str, condition: Callable[[], bool]) -> None:
 async def trainer_process(url: str, folder: Path, plan: Plan) -> AsyncIterator[Process]:
     """Run a trainer in a process of its own; yields when it is ready."""
     process = await anyio.open_process(
-        [sys.executable, str(SCRIPT), url, str(folder), json.dumps(plan)],
+        [sys.executable, "-m", "support.trainer_process", url, str(folder), json.dumps(plan)],
         stdout=subprocess.PIPE,
         stderr=None,
         env={**os.environ, "PYTHONPATH": str(TESTS)},

@@ -82,7 +82,7 @@ async def test_trials_that_promise_less_are_pruned(tmp_path: Path) -> None:
 async def test_a_cancelled_search_ends_its_trial_too(tmp_path: Path) -> None:
     async with local_bus() as bus, running_training(bus, tmp_path, {"pace": 0.05}) as training:
         await submit(training, search_of(), iters=1000)
-        await training.until_iteration("s/trial-1", 2)
+        await training.until_trial("s/trial-1", 2)
         await training.told.cancel("s")
         for job in ("s/trial-1", "s"):
             status = await training.ended(job)
@@ -96,7 +96,7 @@ async def test_a_search_goes_on_where_its_trainer_was_lost(tmp_path: Path) -> No
     async with local_bus() as bus:
         async with running_training(bus, tmp_path, {"pace": 0.03}) as training:
             await submit(training, search_of(seed=1), iters=20)
-            await training.until_iteration("s/trial-2", 7)
+            await training.until_trial("s/trial-2", 7)
         async with running_training(bus, tmp_path) as training:
             status = await training.ended("s")
             assert status.status == Status.completed
