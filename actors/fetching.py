@@ -8,10 +8,11 @@ to an address that was checked, not to what the name means a moment later; each 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from socket import SOCK_STREAM
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -20,12 +21,16 @@ import httpcore2
 
 from ..schemas import InvalidRequest, PermissionDenied, TooLarge, Unavailable
 
+MAX_URL = 8192
 MAX_REDIRECTS = 5
+MAX_ADDRESSES = 4
+"""How many addresses of one host are tried."""
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 PORTS = {"http": 80, "https": 443}
-_NAT64 = ip_network("64:ff9b::/96")
+_EMBEDDING = tuple(map(ip_network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48")))
+"""Where IPv4 addresses stand in the last bits (RFC 4291, RFC 6052, RFC 8215); nobody publishes anything there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,8 @@ class Limits:
     Attributes:
         max_bytes: of its content.
         seconds: until all of it was read.
-        private_hosts: ``HOST:PORT`` that may be fetched from though they are not on the public internet.
+        private_hosts: ``HOST:PORT`` that may be fetched from though they are not on the public internet; an address of
+            IPv6 stands in brackets.
     """
 
     max_bytes: int
@@ -62,12 +68,19 @@ def check_url(url: str) -> None:
     Raises:
         InvalidRequest: it is no http or https address with a host, or has credentials in it.
     """
+    if len(url) > MAX_URL:
+        raise TooLarge(f"an address has at most {MAX_URL} characters")
+    # Python's own parser drops line ends, and not all that is sent is checked again.
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise InvalidRequest(
+            "the address has spaces or letters that no address has: write a name as xn--..., all else as %XX"
+        )
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError as error:
         raise InvalidRequest(f"the address cannot be read: {error}") from error
-    if parts.scheme not in PORTS or not host:
+    if parts.scheme not in PORTS or not host or port == 0:
         raise InvalidRequest("an address to fetch from begins with http:// or https:// and a host")
     if parts.username is not None or parts.password is not None:
         raise InvalidRequest(
@@ -116,15 +129,29 @@ async def _followed(
         async with pool.stream("GET", url, **request) as response:
             target = _header(response, b"location")
             if response.status in REDIRECTS and target:
-                url = urljoin(url, target)
+                url = _redirected(url, target)
                 continue
             if response.status >= 500 or response.status in (408, 429):
                 raise Unavailable(f"the server of the content answers {response.status}")
             if response.status != 200:
                 raise InvalidRequest(f"the server of the content answers {response.status}")
+            if _header(response, b"content-encoding").lower() not in ("", "identity"):
+                raise InvalidRequest("the server of the content packs it, which was not asked for")
             yield response
             return
     raise InvalidRequest(f"the address redirects more than {MAX_REDIRECTS} times")
+
+
+def _redirected(url: str, target: str) -> str:
+    try:
+        found = urljoin(url, target)
+    except ValueError as error:
+        raise InvalidRequest("the address redirects to what is none") from error
+    if url.startswith("https:") and found.startswith("http:"):
+        raise InvalidRequest(
+            "the address redirects from https to http, where anybody may read along"
+        )
+    return found
 
 
 async def _bounded(response: httpcore2.Response, max_bytes: int) -> AsyncIterator[bytes]:
@@ -150,15 +177,19 @@ def is_public(address: str) -> bool:
     """Tell whether an address is one of the public internet."""
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
+        if any(found in network for network in _EMBEDDING):
+            return False
         # What stands for an IPv4 address is that address.
         inner = found.ipv4_mapped or found.sixtofour
         if inner is None and found.teredo is not None:
             inner = found.teredo[1]
-        if inner is not None:
-            return inner.is_global
-        if found in _NAT64:
-            return False
-    return found.is_global and not found.is_multicast
+        return _is_ordinary(found if inner is None else inner)
+    return _is_ordinary(found)
+
+
+def _is_ordinary(address: IPv4Address | IPv6Address) -> bool:
+    is_old = isinstance(address, IPv6Address) and address.is_site_local
+    return address.is_global and not (address.is_multicast or address.is_reserved or is_old)
 
 
 class _CheckedBackend(httpcore2.AnyIOBackend):
@@ -166,7 +197,7 @@ class _CheckedBackend(httpcore2.AnyIOBackend):
 
     def __init__(self, private_hosts: Collection[str]) -> None:
         super().__init__()
-        self._private_hosts = frozenset(private_hosts)
+        self._private_hosts = frozenset(map(str.lower, private_hosts))
 
     async def connect_tcp(
         self,
@@ -176,19 +207,36 @@ class _CheckedBackend(httpcore2.AnyIOBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect to the first address of a host, once all of them were checked."""
+        """Connect to one of a host's addresses, once all of them were checked."""
+        last: httpcore2.ConnectError | httpcore2.ConnectTimeout | None = None
+        for address in await self._addresses(host, port, timeout):
+            try:
+                return await super().connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                last = error
+        raise last or httpcore2.ConnectError(f"{host[:100]} is not found")
+
+    async def _addresses(self, host: str, port: int, timeout: float | None) -> Sequence[str]:
+        """Return addresses of a host.
+
+        Raises:
+            PermissionDenied: one of them is not public.
+        """
         try:
             with anyio.fail_after(timeout):
-                found = await anyio.getaddrinfo(host, port, type=1)
+                found = await anyio.getaddrinfo(host, port, type=SOCK_STREAM)
         except TimeoutError as error:
-            raise httpcore2.ConnectTimeout(f"{host} is not found in time") from error
+            raise httpcore2.ConnectTimeout(f"{host[:100]} is not found in time") from error
         except (OSError, UnicodeError) as error:
-            raise httpcore2.ConnectError(f"{host} is not found") from error
-        addresses = [str(entry[4][0]) for entry in found]
-        if f"{host}:{port}" not in self._private_hosts:
-            for address in addresses:
-                if not is_public(address):
-                    raise PermissionDenied(
-                        f"{host} is not on the public internet, and is not fetched from"
-                    )
-        return await super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+            raise httpcore2.ConnectError(f"{host[:100]} is not found") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        name = f"[{host}]" if ":" in host else host
+        if f"{name}:{port}".lower() not in self._private_hosts and not all(
+            map(is_public, addresses)
+        ):
+            raise PermissionDenied(
+                f"{host[:100]} is not on the public internet, and is not fetched from"
+            )
+        return addresses[:MAX_ADDRESSES]

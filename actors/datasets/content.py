@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO
+from typing import IO, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -23,6 +24,10 @@ from .formats import format_of
 from .settings import DatasetsConfig
 
 BLOCK = 1 << 20
+_VAGUE = frozenset(
+    ("", "text/plain", "application/octet-stream", "binary/octet-stream", "application/binary")
+)
+"""Media types of servers that do not know what they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +86,7 @@ class ContentStore:
             NotFound: there is none.
             PermissionDenied: it is not under the configured roots.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "file" or parts.netloc not in ("", "localhost") or "\0" in unquote(url):
-            raise InvalidRequest("the address is not that of a file on this host: file:///PATH")
-        path = Path(unquote(parts.path))
+        path = _path_of(url)
         try:
             path = path.resolve()
         except (OSError, RuntimeError) as error:
@@ -94,8 +96,10 @@ class ContentStore:
             raise PermissionDenied(
                 "the file is not under the configured roots ([datasets] roots); small files can be sent as data: URLs"
             )
-        if not path.exists():
-            raise NotFound("there is no such file")
+        try:
+            path.stat()
+        except OSError as error:
+            raise NotFound(f"the file cannot be read: {error.strerror}") from error
         return path
 
     async def fetch(self, url: str) -> Content:
@@ -116,11 +120,32 @@ class ContentStore:
         return await self._download(url)
 
     def _copy_file(self, url: str) -> Content:
-        path = self.resolve_file(url)
-        with path.open("rb") as source, self._new_copy() as copy:
+        with self._open_file(url) as source, self._new_copy() as copy:
             while block := source.read(BLOCK):
                 copy.write(block)
             return copy.keep(format_of(url))
+
+    @contextmanager
+    def _open_file(self, url: str) -> Iterator[BinaryIO]:
+        path = self.resolve_file(url)
+        try:
+            # Neither a link that was put in its place since, nor a pipe, which would be waited for.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            source = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - a descriptor
+        except OSError as error:
+            raise InvalidRequest(f"the file cannot be read: {error.strerror}") from error
+        with source:
+            found = os.fstat(source.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise InvalidRequest("the address is not that of a file")
+            if found.st_size > self._config.max_bytes:
+                raise TooLarge(
+                    f"the content has more than {self._config.max_bytes} bytes, the limit"
+                )
+            # Nor a folder above it that is now a link to elsewhere.
+            if not os.path.samestat(found, self.resolve_file(url).stat()):
+                raise PermissionDenied("the file was replaced while it was opened")
+            yield source
 
     def _copy_data(self, url: str) -> Content:
         with self._new_copy() as copy:
@@ -131,6 +156,8 @@ class ContentStore:
         config = self._config
         limits = Limits(config.max_bytes, config.timeout, config.private_hosts)
         async with fetching(url, limits) as fetched:
+            if fetched.media_type not in _VAGUE:
+                format_of("", fetched.media_type)  # A page, say, where a table is wanted.
             format_ = format_of(url, fetched.media_type)
             async with self._new_copy_async() as copy:
                 async for block in fetched.body:
@@ -183,3 +210,24 @@ class _Copy:
         if not path.exists():
             Path(self._file.name).rename(path)
         return Content(path, f"sha256:{digest}", self._size, format_)
+
+
+def _path_of(url: str) -> Path:
+    """Return the path that a ``file://`` address names.
+
+    Raises:
+        InvalidRequest: it names none.
+    """
+    wrong = (
+        "the address is not that of a file on this host: file:///PATH, with ? and # as %3F and %23"
+    )
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidRequest(wrong) from error
+    path = Path(unquote(parts.path))
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or "?" in url or "#" in url:
+        raise InvalidRequest(wrong)
+    if not path.is_absolute() or "\0" in str(path):
+        raise InvalidRequest(wrong)
+    return path
