@@ -10,6 +10,10 @@ from pathlib import Path
 from .protocol import SOCKET_VARIABLE, RunSpec
 
 _CHILD = "ayllu.actors.training.child"
+_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_RANK = frozenset(
+    ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+)
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -53,18 +57,36 @@ def child_environment(
     Args:
         spec: what it does.
         socket: where the trainer listens.
-        environment: what it is built on; by default that of this process.
+        environment: what it is built on; by default that of this process. What would speak to the libraries in it (a
+            rank, options of Accelerate's, credentials of a hub) is left out.
     """
-    made = {**(os.environ if environment is None else environment), **_OFFLINE}
-    made[SOCKET_VARIABLE] = str(socket)
+    base = os.environ if environment is None else environment
+    made = {name: value for name, value in base.items() if not _speaks_to_libraries(name)}
+    made |= {**_OFFLINE, SOCKET_VARIABLE: str(socket)}
     if spec.device == "cpu":
         made |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     elif ":" in spec.device:
-        # With several in sight, one process would use all of them.
-        made["CUDA_VISIBLE_DEVICES"] = spec.device.partition(":")[2]
-    if spec.threads:
-        made["OMP_NUM_THREADS"] = str(spec.threads)
+        made["CUDA_VISIBLE_DEVICES"] = _visible(spec.device, base)
+    if (threads := _threads(spec)) > 0:
+        made["OMP_NUM_THREADS"] = str(threads)
     return made
+
+
+def _speaks_to_libraries(name: str) -> bool:
+    return name.startswith(_PREFIXES) or name in _RANK
+
+
+def _threads(spec: RunSpec) -> int:
+    if spec.threads or spec.processes == 1:
+        return spec.threads
+    return max(1, (os.cpu_count() or 1) // spec.processes)
+
+
+def _visible(device: str, base: Mapping[str, str]) -> str:
+    """Return the one device that a process may see: of several, it would take all."""
+    number = device.partition(":")[2]
+    known = [name for name in base.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return known[int(number)] if int(number) < len(known) else number
 
 
 def _sharding(spec: RunSpec) -> list[str]:

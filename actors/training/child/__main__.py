@@ -7,6 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from ....bus.lifeline import die_with_parent
 from ....schemas import AylluError, TooLarge
 from ..protocol import SOCKET_VARIABLE, read_run
 from .saving import disk_failed
@@ -20,6 +21,10 @@ def main() -> int:
     if len(sys.argv) != 2 or SOCKET_VARIABLE not in os.environ:
         print(f"usage: {SOCKET_VARIABLE}=SOCKET child JOB_FOLDER", file=sys.stderr)  # noqa: T201
         return 2
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if several and sys.platform == "linux":
+        # The launcher of several gives each a group of its own, which is not ended with the launcher's.
+        die_with_parent()
     folder = Path(sys.argv[1]).resolve()
     session = Session(os.environ[SOCKET_VARIABLE], int(os.environ.get("RANK", "0")))
     try:
@@ -30,11 +35,12 @@ def main() -> int:
         known = _known(error)
         if known is None and not session.stopping:
             raise
+        if known is not error:
+            traceback.print_exc()
         if known is not None:
             session.fail(known)
-        traceback.print_exc()
         # Where several train, the launcher ends the others when one has failed.
-        return 0 if os.environ.get("WORLD_SIZE", "1") == "1" else CRASHED
+        return CRASHED if several else 0
     return 0
 
 

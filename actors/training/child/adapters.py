@@ -47,9 +47,7 @@ def linear_modules(model: PreTrainedModel) -> list[str]:
     """Return the paths of a model's linear layers, those in 4 bits too."""
     import torch
 
-    return [
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-    ]
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
 def output_module(model: PreTrainedModel) -> str | None:
@@ -135,7 +133,8 @@ class _AdaptedHead:
             adapted = weight + layer.scaling[name] * (high @ low)
             if layer.use_dora[name]:
                 # https://arxiv.org/abs/2402.09353, section 4.3: the norm is taken for a constant.
-                norm = torch.linalg.vector_norm(adapted, dim=1).detach()
+                # (A row of zeros, such as that of a token that pads, has none; it stays as it is.)
+                norm = torch.linalg.vector_norm(adapted, dim=1).detach().clamp(min=1e-12)
                 magnitude = layer.lora_magnitude_vector[name].weight
                 adapted = (magnitude / norm).unsqueeze(1) * adapted
             weight = adapted

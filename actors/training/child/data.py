@@ -55,9 +55,7 @@ def load_examples(
     return table.dataset(), table.tokens
 
 
-def _named(
-    file: DataFile, method: Literal["sft", "dpo"]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _named(file: DataFile, method: Literal["sft", "dpo"]) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         yield from examples(Path(file.path), file.format, file.columns, method)
     except InvalidRequest as error:
