@@ -192,11 +192,13 @@ def _is_ordinary(address: IPv4Address | IPv6Address) -> bool:
     return address.is_global and not (address.is_multicast or address.is_reserved or is_old)
 
 
-class _CheckedBackend(httpcore2.AnyIOBackend):
+class _CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Connects to addresses that were checked."""
 
     def __init__(self, private_hosts: Collection[str]) -> None:
-        super().__init__()
+        self._backend: httpcore2.AsyncNetworkBackend
+        # Another class where there is no anyio.
+        self._backend = httpcore2.AnyIOBackend()  # pyright: ignore[reportAttributeAccessIssue]
         self._private_hosts = frozenset(map(str.lower, private_hosts))
 
     async def connect_tcp(
@@ -211,7 +213,7 @@ class _CheckedBackend(httpcore2.AnyIOBackend):
         last: httpcore2.ConnectError | httpcore2.ConnectTimeout | None = None
         for address in await self._addresses(host, port, timeout):
             try:
-                return await super().connect_tcp(
+                return await self._backend.connect_tcp(
                     address, port, timeout, local_address, socket_options
                 )
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
