@@ -24,6 +24,8 @@ FOREVER = float("inf")
 TAIL_LINES = 50
 """How many of the last lines of its log a failure keeps."""
 GIVE_BACK_SECONDS = 2.0
+TRUST_SECONDS = 3.0
+"""How long after its record said so a job is ours without a look: shorter than a lease."""
 CANCELLED, CRASHED = "cancelled", "crashed"
 
 
@@ -54,6 +56,7 @@ class Hold:
         self._attempts = attempts
         self._owner = uuid4().hex  # not even two holds of one process are one
         self._told = 0
+        self._ours_at = float("-inf")
 
     async def claim(self) -> JobRecord:
         """Begin an attempt; a job that was cancelled, or crashed too often, ends instead.
@@ -112,6 +115,7 @@ class Hold:
     def _checked(self, known: JobRecord) -> JobRecord:
         if known.owner != self._owner:
             raise Fenced(f"{self.job} has another trainer")
+        self._ours_at = anyio.current_time()
         return known
 
     def _fenced(self, change: Change) -> Change:
@@ -121,8 +125,14 @@ class Hold:
         return fenced
 
     async def tell(self, kind: JobEventKind, **what: Any) -> None:
-        """Store an event; see `new_event`. Its lines are part of the log."""
+        """Store an event; see `new_event`. Its lines are part of the log.
+
+        Raises:
+            Fenced: another trainer has taken the job up: this process was stopped, or its bus was away.
+        """
         assert self.record is not None
+        if anyio.current_time() > self._ours_at + TRUST_SECONDS:
+            await persistently(self.shall_end, patience=FOREVER)
         self._told += 1
         self.tail.extend(what.get("lines", ()))
         event = new_event(self.record.attempt, kind, **what)

@@ -26,6 +26,7 @@ from .protocol import (
     FromChild,
     FromTrainer,
     Hello,
+    Kept,
     Log,
     Stop,
     from_child,
@@ -65,6 +66,10 @@ class Child:
         """Ask it to stop within an iteration."""
         self._stopping = True
         await self._say(Stop())
+
+    async def keep(self) -> None:
+        """Tell it that all that it said is kept: a checkpoint of that may be whole."""
+        await self._say(Kept())
 
     def kill(self) -> None:
         """End all of its processes at once."""

@@ -147,6 +147,12 @@ class Measured(msgspec.Struct, frozen=True, tag="measured"):
     metrics: JobMetrics
 
 
+class Sealing(msgspec.Struct, frozen=True, tag="sealing"):
+    """A checkpoint is about to be made whole: the child waits for `Kept`, so that no checkpoint holds what nobody was told."""
+
+    iters: int
+
+
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
     """A checkpoint is whole; ``pruned`` are the iterations of those that were removed for it."""
 
@@ -174,7 +180,9 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-FromChild = Hello | Log | Phase | Started | Measured | Saved | Completed | Stopped | Failed
+FromChild = (
+    Hello | Log | Phase | Started | Measured | Sealing | Saved | Completed | Stopped | Failed
+)
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
@@ -185,7 +193,11 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Stop within an iteration, without a new checkpoint."""
 
 
-FromTrainer = Beat | Stop
+class Kept(msgspec.Struct, frozen=True, tag="kept"):
+    """All that was told before the last `Sealing` is kept, whatever dies."""
+
+
+FromTrainer = Beat | Stop | Kept
 
 from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 from_trainer: msgspec.json.Decoder[FromTrainer] = msgspec.json.Decoder(FromTrainer)

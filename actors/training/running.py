@@ -21,7 +21,7 @@ from ...schemas import (
 from ...schemas.tasks import background_tasks
 from ..patience import persistently
 from .events import line_of
-from .holding import CANCELLED, CRASHED, FOREVER, Hold, with_metrics
+from .holding import CANCELLED, CRASHED, FOREVER, Fenced, Hold, with_metrics
 from .jobs import Jobs
 from .launching import child_environment
 from .preparing import Workshop
@@ -34,6 +34,7 @@ from .protocol import (
     Measured,
     Phase,
     Saved,
+    Sealing,
     Started,
     Stopped,
     write_run,
@@ -149,6 +150,10 @@ class Attempt:
                     self.stop(JobFailure(CANCELLED, "it was cancelled"))
             except BusError as error:
                 log.debug("whether %s was cancelled cannot be told: %s", self._hold.job, error)
+            except Fenced:
+                # Whatever is kept of the job next says so too.
+                child.kill()
+                return
         await child.stop()
         await anyio.sleep(self._workshop.settings.stop_seconds)
         log.warning("%s did not stop in time, and is killed", self._hold.job)
@@ -164,6 +169,8 @@ class Attempt:
                 await self._hold.tell(JobEventKind.log, lines=message.lines)
             elif isinstance(message, Measured):
                 await self._measured(message.metrics)
+            elif isinstance(message, Sealing):
+                await child.keep()
             elif isinstance(message, Saved):
                 await self._saved(message)
             elif isinstance(message, Phase):

@@ -39,11 +39,13 @@ from ayllu.actors.training.protocol import (
     Failed,
     FromChild,
     Hello,
+    Kept,
     Log,
     Measured,
     Phase,
     RunSpec,
     Saved,
+    Sealing,
     Started,
     Stop,
     Stopped,
@@ -62,6 +64,7 @@ class Child:
         self.socket.connect(os.environ[SOCKET_VARIABLE])
         self.socket.settimeout(PATIENCE_SECONDS)
         self.stop = threading.Event()
+        self.kept = threading.Event()
         self.say(Hello(0, os.getpid()))
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -72,8 +75,11 @@ class Child:
         with self.socket.makefile("rb") as lines:
             try:
                 for line in lines:
-                    if isinstance(from_trainer.decode(line), Stop):
+                    message = from_trainer.decode(line)
+                    if isinstance(message, Stop):
                         self.stop.set()
+                    elif isinstance(message, Kept):
+                        self.kept.set()
             except TimeoutError:
                 pass
         os._exit(4)
@@ -130,6 +136,9 @@ class Child:
             files=[],
         )
         target = checkpoint_folder(self.folder / CHECKPOINTS, iteration)
+        self.kept.clear()
+        self.say(Sealing(iteration))
+        self.kept.wait()
         seal(work, target, described)
         pruned = prune(self.folder / CHECKPOINTS, self.spec.training.keep_checkpoints)
         self.say(Saved(Checkpoint(iteration, target.resolve().as_uri(), "adapter", loss), pruned))

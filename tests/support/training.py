@@ -32,10 +32,13 @@ from ayllu.actors.training.protocol import (
     DataFile,
     Failed,
     FromChild,
+    FromTrainer,
+    Kept,
     Log,
     Measured,
     RunSpec,
     Saved,
+    Sealing,
     Stop,
     Stopped,
     from_child,
@@ -56,7 +59,7 @@ from ayllu.schemas import (
 M = TypeVar("M")
 CHILD_SECONDS = 100.0
 
-_MAKE_MODEL = '''
+_MAKE_MODEL = """
 import sys, torch
 from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -77,10 +80,10 @@ fast.save_pretrained(folder)
 torch.manual_seed(0)
 LlamaForCausalLM(LlamaConfig(
     vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+    num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, initializer_range=0.1,
     bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
 )).save_pretrained(folder)
-'''
+"""
 
 
 def tiny_model(folder: Path) -> Path:
@@ -181,7 +184,9 @@ def run_spec(
     return msgspec.structs.replace(plain, **changes)
 
 
-def dpo_spec(model: Path, folder: Path, *, checkpoint: str | None = None, **changes: Any) -> RunSpec:
+def dpo_spec(
+    model: Path, folder: Path, *, checkpoint: str | None = None, **changes: Any
+) -> RunSpec:
     """Return a run of preference optimisation over a dozen pairs."""
     changes.setdefault("rows", preferences(12))
     changes.setdefault("alignment", DPOAlignmentConfig(0.1, 0.0, 0.0, 0.0))
@@ -340,7 +345,7 @@ class Child:
         self._errors.close()
         shutil.rmtree(self._sockets)
 
-    def _say(self, message: Beat | Stop) -> None:
+    def _say(self, message: FromTrainer) -> None:
         for connection in self._connections:
             try:
                 connection.sendall(encode(message) + b"\n")
@@ -368,8 +373,12 @@ class Child:
         with connection.makefile("rb") as lines:
             try:
                 for line in lines:
+                    message = from_child.decode(line)
+                    if isinstance(message, Sealing):
+                        self._say(Kept())
+                        continue
                     with self._changed:
-                        self.told.messages.append(from_child.decode(line))
+                        self.told.messages.append(message)
                         self._changed.notify_all()
             except OSError:
                 pass

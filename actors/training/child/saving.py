@@ -12,7 +12,16 @@ from pathlib import Path
 import msgspec
 
 from ....schemas import Checkpoint, InvalidRequest
-from ..checkpoints import RESUME, Manifest, checkpoint_folder, checkpoints_in, prune, remove, seal, verify
+from ..checkpoints import (
+    RESUME,
+    Manifest,
+    checkpoint_folder,
+    checkpoints_in,
+    prune,
+    remove,
+    seal,
+    verify,
+)
 from ..protocol import CHECKPOINTS, WORK, Saved
 from .session import Session, StorageFailed
 
@@ -77,6 +86,7 @@ class Store:
             manifest = msgspec.structs.replace(
                 self._describe, iters=iters, validation_loss=validation_loss
             )
+            self._session.wait_until_kept(iters)
             with self._session.making_whole():
                 target = checkpoint_folder(self._folder / CHECKPOINTS, iters)
                 seal(written, target, manifest)

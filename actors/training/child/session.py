@@ -22,8 +22,10 @@ from ..protocol import (
     Failed,
     FromChild,
     Hello,
+    Kept,
     Log,
     Phase,
+    Sealing,
     Stop,
     Stopped,
     from_trainer,
@@ -50,6 +52,7 @@ class Session:
         self._socket.settimeout(PATIENCE_SECONDS)
         self._writing = threading.Lock()
         self._whole = threading.RLock()
+        self._kept = threading.Event()
         self._stopping = False
         try:
             self._socket.connect(path)
@@ -75,6 +78,14 @@ class Session:
     def phase(self, phase: str) -> None:
         """Tell what is done now."""
         self.tell(Phase(phase))
+
+    def wait_until_kept(self, iters: int) -> None:
+        """Wait until the trainer has kept all that it was told: only then may a checkpoint of it be whole."""
+        if self._leading:
+            self._kept.clear()
+            self._send(Sealing(iters))
+            # However long the bus is away: a trainer that is gone ends this process from the other thread.
+            self._kept.wait()
 
     @contextmanager
     def making_whole(self) -> Iterator[None]:
@@ -116,8 +127,11 @@ class Session:
                 _lost("the trainer is gone")
             *lines, unread = (unread + block).split(b"\n")
             for line in lines:
-                if isinstance(from_trainer.decode(line), Stop):
+                message = from_trainer.decode(line)
+                if isinstance(message, Stop):
                     self._stop()
+                elif isinstance(message, Kept):
+                    self._kept.set()
 
     def _stop(self) -> None:
         self._stopping = True
