@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from ..schemas import InvalidRequest, ModelName, Unsupported, Wire
 from .engines.engine import InferenceEngine
@@ -76,14 +77,30 @@ def build_engine(spec: ModelSpec) -> InferenceEngine:
     return _BUILDERS[spec.engine](spec)
 
 
-def _llama_cpp(spec: ModelSpec) -> InferenceEngine:
+def build_trained(spec: ModelSpec, file: Path, *, adapter: bool) -> InferenceEngine:
+    """Return the engine of what was trained from a model: its context and slots are those of that model.
+
+    Args:
+        spec: the model; its engine is ``llama_cpp``.
+        file: the GGUF file that was made of the checkpoint.
+        adapter: whether that is an adapter on the model's own file, rather than weights that replace it.
+
+    Raises:
+        InvalidRequest: the model's file does not exist.
+    """
+    if adapter:
+        return _llama_cpp(spec, adapter=file)
+    return _llama_cpp(replace(spec, source=str(file)))
+
+
+def _llama_cpp(spec: ModelSpec, adapter: Path | None = None) -> InferenceEngine:
     try:
         from .engines.llama_cpp import LlamaCppEngine
     except ImportError as error:
         raise Unsupported(
             f"model {spec.name!r}: the engine llama_cpp needs a package ({error.name}); pip install 'ayllu[local]'"
         ) from error
-    return LlamaCppEngine(_file(spec), context=spec.context, slots=spec.slots)
+    return LlamaCppEngine(_file(spec), context=spec.context, slots=spec.slots, adapter=adapter)
 
 
 def _scripted(spec: ModelSpec) -> InferenceEngine:

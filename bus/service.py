@@ -90,6 +90,8 @@ class Service:
     def __init__(self, bus: Bus, actor: object) -> None:
         self.bus = bus
         self.actor = actor
+        self.withdrawn = anyio.Event()
+        """Set once no new requests come."""
         self.info, self._operations = describe(actor)
         self._running: dict[str, Handling] = {}
         self._idle = anyio.Event()
@@ -127,9 +129,11 @@ class Service:
                 async with self.bus.transport.announce(self.info, self._on_request):
                     task_status.started()
                     await self._ending.wait()
+                self.withdrawn.set()
                 with anyio.move_on_after(self._patience):
                     await self._wait_idle()
             finally:
+                self.withdrawn.set()
                 self._stopping.set()
         if self._death is not None:
             raise self._death

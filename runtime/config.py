@@ -11,6 +11,7 @@ from msgspec import Meta
 from ..actors.datasets.settings import DatasetsConfig
 from ..actors.embedding.registry import EmbedderSpec, check_embedders, default_embedders
 from ..actors.registry import ModelSpec, check_models, default_models
+from ..actors.serving.settings import ServingConfig
 from ..actors.training.settings import TrainingSettings
 from ..schemas import OPERATIONS, InvalidRequest, Wire
 from ..schemas.wire import convert
@@ -87,6 +88,7 @@ class Config(Wire, frozen=True):
         gateway: the limits of the gateway.
         datasets: from where the content of datasets may come.
         training: what trainers run jobs on.
+        serving: what may be registered of what was trained.
     """
 
     models: list[ModelSpec] = []
@@ -94,6 +96,7 @@ class Config(Wire, frozen=True):
     gateway: GatewayConfig = GatewayConfig()
     datasets: DatasetsConfig = DatasetsConfig()
     training: TrainingSettings = TrainingSettings()
+    serving: ServingConfig = ServingConfig()
 
     @property
     def served_models(self) -> list[ModelSpec]:

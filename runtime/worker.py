@@ -61,7 +61,19 @@ def _inference(setting: Setting) -> Mapping[str, Start]:
 
         return start
 
-    return {f"model {spec.name}": start_of(spec) for spec in setting.config.served_models}
+    async def start_registered(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.serving.opening import open_serving
+
+        config = setting.config
+        registry, host = await open_serving(
+            setting.bus, setting.data_dir, config.served_models, config.serving
+        )
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(host.run)
+            await serve(setting.bus, registry, task_status=task_status)
+
+    starts = {f"model {spec.name}": start_of(spec) for spec in setting.config.served_models}
+    return {**starts, "registered models": start_registered}
 
 
 def _gateway(setting: Setting) -> Mapping[str, Start]:

@@ -115,6 +115,19 @@ def read_config(folder: Path) -> LoraConfig:
     return config
 
 
+def must_merge(folder: Path) -> bool:
+    """Tell whether llama.cpp cannot apply an adapter while it runs; reads no weights.
+
+    Raises:
+        InvalidRequest: something is missing or damaged.
+        Unsupported: it needs something that cannot be represented.
+    """
+    if read_config(folder).use_dora:
+        return True
+    names = [name.removeprefix(PREFIX) for name in Tensors([folder / WEIGHTS]).names]
+    return any(name.startswith("lm_head.") or not _PART.fullmatch(name) for name in names)
+
+
 def read_adapter(folder: Path) -> Adapter:
     """Read an adapter.
 

@@ -95,12 +95,14 @@ def _merge(name: str, adapter: Adapter, base: BaseFile) -> Array:
     module = adapter.modules.get(name)
     if module is None:
         return weight
-    weight = weight + adapter.scale * (heads.ordered(name, module.b) @ module.a)
+    delta: Array = heads.ordered(name, module.b) @ module.a
+    weight = weight + np.float32(adapter.scale) * delta
     if module.magnitude is not None:
         length = np.linalg.norm(weight, axis=1)
         # A row of zeros has no direction: whatever its length, it stays one.
-        weight *= (heads.ordered(name, module.magnitude) / np.maximum(length, 1e-12))[:, None]
-    return weight
+        factors: Array = heads.ordered(name, module.magnitude) / np.maximum(length, 1e-12)
+        weight = weight * factors[:, None]
+    return weight.astype(np.float32)
 
 
 def convert_whole(checkpoint: Path, base: BaseFile, target: Path) -> None:

@@ -17,6 +17,8 @@ import msgspec
 from ...schemas import AylluError, EngineError, encode
 from ...schemas.errors import ErrorInfo
 
+NICENESS = 10
+"""Those who ask models come first."""
 Conversion = Literal["adapter", "merge", "model"]
 
 
@@ -63,6 +65,7 @@ def convert(checkpoint: Path, base: Path, target: Path, kind: Conversion) -> boo
 def main(arguments: list[str]) -> int:
     """Convert as the command line says; print how it ended."""
     warnings.simplefilter("ignore")  # Of numpy, about values that are checked afterwards.
+    os.nice(NICENESS)
     checkpoint, base, target, kind = arguments
     try:
         merged = convert(

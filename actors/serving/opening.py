@@ -1,0 +1,36 @@
+"""What a worker needs to serve registered models, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...bus.bus import Bus
+from ..registry import ModelSpec
+from .actor import ModelRegistryActor
+from .bases import Bases
+from .cache import ModelCache
+from .host import ModelHost, Shelf
+from .records import open_records
+from .settings import ServingConfig
+from .sources import Sources
+
+
+async def open_serving(
+    bus: Bus, data_dir: Path, models: Sequence[ModelSpec], config: ServingConfig
+) -> tuple[ModelRegistryActor, ModelHost]:
+    """Return the registry's actor, and the host that serves its models; both are to be run.
+
+    Args:
+        bus: the bus.
+        data_dir: where files are made of checkpoints; trainers of this machine keep theirs below it.
+        models: the configured models, on which registered ones stand.
+        config: the limits.
+    """
+    records = await open_records(bus)
+    bases = Bases(models)
+    cache = ModelCache(data_dir / "models", config.convert_seconds)
+    sources = Sources(bus, [data_dir / "training" / "jobs", *map(Path, config.roots)])
+    shelf = Shelf(bus, records, bases, cache, sources, config)
+    host = ModelHost(shelf)
+    return ModelRegistryActor(shelf, host), host

@@ -1,0 +1,96 @@
+"""One version of a registered model while it is loaded: supervised, announced when it is wanted, retired without losing a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from ...bus.bus import Bus
+from ...bus.service import Service
+from ..engines.engine import InferenceEngine
+from ..inference import InferenceActor
+from ..supervision import supervise
+from .records import Version
+
+
+class ServedVersion:
+    """A version with an engine of its own, in three steps: loaded, announced, retired.
+
+    Args:
+        bus: the bus.
+        name: what requests call the model.
+        version: what is served; its number may be told until it is announced.
+        build: makes its engine; called again when that died.
+    """
+
+    def __init__(
+        self, bus: Bus, name: str, version: Version, build: Callable[[], InferenceEngine]
+    ) -> None:
+        self.name = name
+        self.version = version
+        self._bus = bus
+        self._build = build
+        self._wanted = anyio.Event()
+        self._announced = anyio.Event()
+        self._retired = False
+        self._service: Service | None = None
+        self._scope = anyio.CancelScope()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep it loaded until it is retired or cancelled; started means loaded.
+
+        Raises:
+            AylluError: it cannot be loaded.
+        """
+        try:
+            with self._scope:
+                await supervise(f"model {self.name}", self._serve, task_status=task_status)
+        finally:
+            self._announced.set()  # Nobody waits for what will not come.
+
+    async def _serve(self, *, task_status: TaskStatus[Any]) -> None:
+        async with self._build() as engine:
+            task_status.started()
+            await self._wanted.wait()
+            base, number = self.version.base, self.version.version
+            actor = InferenceActor(engine, self.name, base=base, version=number)
+            self._service = Service(self._bus, actor)
+            try:
+                await self._service.run(task_status=_Sets(self._announced))
+            finally:
+                self._service = None
+                if self._retired:
+                    self._scope.cancel()
+            await anyio.sleep_forever()  # Not a crash: it was retired, and the scope ends it here.
+
+    async def announce(self) -> None:
+        """Let requests come; returns once they can."""
+        self._wanted.set()
+        await self._announced.wait()
+
+    async def retire(self, patience: float) -> None:
+        """Take no new requests; those that run may go on for up to ``patience`` seconds, then it is unloaded.
+
+        Returns once no new requests come.
+        """
+        self._retired = True
+        if (service := self._service) is None:
+            self.discard()
+        else:
+            service.retire(patience)
+            await service.withdrawn.wait()
+
+    def discard(self) -> None:
+        """Unload it at once."""
+        self._scope.cancel()
+
+
+class _Sets(TaskStatus[Any]):
+    def __init__(self, event: anyio.Event) -> None:
+        self._event = event
+
+    def started(self, value: object = None) -> None:  # noqa: ARG002
+        self._event.set()
