@@ -375,7 +375,8 @@ class Child:
                 for line in lines:
                     message = from_child.decode(line)
                     if isinstance(message, Sealing):
-                        self._say(Kept())
+                        if self._beating.is_set():
+                            self._say(Kept())
                         continue
                     with self._changed:
                         self.told.messages.append(message)
