@@ -129,6 +129,18 @@ def _agents(setting: Setting) -> Mapping[str, Start]:
     return {"agents": start}
 
 
+def _datasets(setting: Setting) -> Mapping[str, Start]:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.datasets.actor import open_datasets
+        from ..actors.datasets.content import ContentStore
+
+        content = ContentStore(setting.data_dir / "training" / "content", setting.config.datasets)
+        actor = await open_datasets(setting.bus, content)
+        await serve(setting.bus, actor, task_status=task_status)
+
+    return {"datasets": start}
+
+
 def _training(setting: Setting) -> Mapping[str, Start]:
     async def start(*, task_status: TaskStatus[Any]) -> None:
         from ..actors.training.opening import open_training
@@ -154,6 +166,7 @@ KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "inference": _inference,
     "memory": _memory,
     "agents": _agents,
+    "datasets": _datasets,
     "training": _training,
 }
 """What a worker can run: for each kind, what to supervise by its name."""
