@@ -158,7 +158,7 @@ def _check_text(value: object) -> None:
 def _check_number(value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise InvalidRequest(f"it is {_kind(value)}")
-    if not math.isfinite(value):
+    if not isinstance(value, int) and not math.isfinite(value):
         raise InvalidRequest(f"it is {value}")
 
 

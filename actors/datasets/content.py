@@ -6,22 +6,33 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
-from ...schemas import InvalidRequest, NotFound, Overloaded, PermissionDenied, TooLarge
+from ...schemas import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    TooLarge,
+)
 from ..attachments import data_url
 from ..fetching import Limits, check_url, fetching
 from .formats import format_of
 from .settings import DatasetsConfig
+
+T = TypeVar("T")
 
 BLOCK = 1 << 20
 _VAGUE = frozenset(
@@ -111,19 +122,77 @@ class ContentStore:
             TooLarge: it is over the limit.
             Unavailable: its server does not answer.
             Overloaded: the disk is full.
+            DeadlineExceeded: it took too long.
         """
-        scheme = url.partition(":")[0].lower()
-        if scheme == "file":
-            return await anyio.to_thread.run_sync(self._copy_file, url, abandon_on_cancel=False)
-        if scheme == "data":
-            return await anyio.to_thread.run_sync(self._copy_data, url)
-        return await self._download(url)
+        async with self._copied(url) as (copy, format_):
+            return await anyio.to_thread.run_sync(copy.keep, format_)
 
-    def _copy_file(self, url: str) -> Content:
-        with self._open_file(url) as source, self._new_copy() as copy:
-            while block := source.read(BLOCK):
+    @asynccontextmanager
+    async def reading(self, url: str) -> AsyncIterator[Content]:
+        """Hold a content while it is read once: a file where it lies, all else as a copy that goes in the end.
+
+        Raises:
+            Conflict: in the end, the file was not what it had been.
+            AylluError: as `fetch`.
+        """
+        if url.partition(":")[0].lower() != "file":
+            async with self._copied(url) as (copy, format_):
+                yield await anyio.to_thread.run_sync(copy.content, format_)
+            return
+        content, state = await self._in_time(self._look_at, url)
+        yield content
+        if _state(content.path.stat()) != state:
+            raise Conflict("the file changed while it was read", retryable=True)
+
+    async def fingerprint(self, url: str) -> str:
+        """Return the fingerprint of a content.
+
+        Raises:
+            AylluError: as `fetch`.
+        """
+        async with self.reading(url) as content:
+            return content.fingerprint
+
+    @asynccontextmanager
+    async def _copied(self, url: str) -> AsyncIterator[tuple[_Copy, str]]:
+        """Yield a whole copy, and its format."""
+        scheme = url.partition(":")[0].lower()
+        with self._new_copy() as copy:
+            if scheme == "file":
+                await self._in_time(self._copy_file, url, copy)
+                yield copy, format_of(url)
+            elif scheme == "data":
+                await anyio.to_thread.run_sync(copy.write, data_url(url, "content_url"))
+                yield copy, format_of(url)
+            else:
+                yield copy, await self._download(url, copy)
+
+    async def _in_time(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a function that looks now and then whether it was given up."""
+        try:
+            with anyio.fail_after(self._config.timeout):
+                return await anyio.to_thread.run_sync(function, *arguments)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the content was not read within {self._config.timeout:g} s"
+            ) from error
+
+    def _look_at(self, url: str) -> tuple[Content, tuple[int, ...]]:
+        digest, size = hashlib.sha256(), 0
+        with self._open_file(url) as source:
+            state = _state(os.fstat(source.fileno()))
+            for block in _blocks(source):
+                digest.update(block)
+                size += len(block)
+            if size > self._config.max_bytes:
+                raise TooLarge(_too_large(self._config.max_bytes))
+        path = self.resolve_file(url)
+        return Content(path, f"sha256:{digest.hexdigest()}", size, format_of(url)), state
+
+    def _copy_file(self, url: str, copy: _Copy) -> None:
+        with self._open_file(url) as source:
+            for block in _blocks(source):
                 copy.write(block)
-            return copy.keep(format_of(url))
 
     @contextmanager
     def _open_file(self, url: str) -> Iterator[BinaryIO]:
@@ -139,30 +208,23 @@ class ContentStore:
             if not stat.S_ISREG(found.st_mode):
                 raise InvalidRequest("the address is not that of a file")
             if found.st_size > self._config.max_bytes:
-                raise TooLarge(
-                    f"the content has more than {self._config.max_bytes} bytes, the limit"
-                )
+                raise TooLarge(_too_large(self._config.max_bytes))
             # Nor a folder above it that is now a link to elsewhere.
             if not os.path.samestat(found, self.resolve_file(url).stat()):
                 raise PermissionDenied("the file was replaced while it was opened")
             yield source
 
-    def _copy_data(self, url: str) -> Content:
-        with self._new_copy() as copy:
-            copy.write(data_url(url, "content_url"))
-            return copy.keep(format_of(url))
-
-    async def _download(self, url: str) -> Content:
+    async def _download(self, url: str, copy: _Copy) -> str:
+        """Write what a server sends, and return its format."""
         config = self._config
         limits = Limits(config.max_bytes, config.timeout, config.private_hosts)
         async with fetching(url, limits) as fetched:
             if fetched.media_type not in _VAGUE:
                 format_of("", fetched.media_type)  # A page, say, where a table is wanted.
             format_ = format_of(url, fetched.media_type)
-            async with self._new_copy_async() as copy:
-                async for block in fetched.body:
-                    await anyio.to_thread.run_sync(copy.write, block)
-                return await anyio.to_thread.run_sync(copy.keep, format_)
+            async for block in fetched.body:
+                await anyio.to_thread.run_sync(copy.write, block)
+        return format_
 
     @contextmanager
     def _new_copy(self) -> Iterator[_Copy]:
@@ -178,11 +240,6 @@ class ContentStore:
                 raise Overloaded("there is no room on the disk for the content") from error
             raise InvalidRequest(f"the content cannot be read: {error.strerror}") from error
 
-    @asynccontextmanager
-    async def _new_copy_async(self) -> AsyncIterator[_Copy]:
-        with self._new_copy() as copy:
-            yield copy
-
 
 class _Copy:
     """A copy that is being written."""
@@ -197,19 +254,39 @@ class _Copy:
     def write(self, block: bytes) -> None:
         self._size += len(block)
         if self._size > self._max_bytes:
-            raise TooLarge(f"the content has more than {self._max_bytes} bytes, the limit")
+            raise TooLarge(_too_large(self._max_bytes))
         self._digest.update(block)
         self._file.write(block)
 
+    def content(self, format_: str) -> Content:
+        """Return what was written, where it lies as long as nobody keeps it."""
+        self._file.flush()
+        digest = f"sha256:{self._digest.hexdigest()}"
+        return Content(Path(self._file.name), digest, self._size, format_)
+
     def keep(self, format_: str) -> Content:
         """Give the copy its name, once it is on the disk."""
-        self._file.flush()
+        made = self.content(format_)
         os.fsync(self._file.fileno())
-        digest = self._digest.hexdigest()
-        path = self._folder / digest
+        path = self._folder / made.fingerprint.removeprefix("sha256:")
         if not path.exists():
-            Path(self._file.name).rename(path)
-        return Content(path, f"sha256:{digest}", self._size, format_)
+            made.path.rename(path)
+        return replace(made, path=path)
+
+
+def _blocks(source: BinaryIO) -> Iterator[bytes]:
+    while block := source.read(BLOCK):
+        anyio.from_thread.check_cancelled()
+        yield block
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    """Return what changes with a file."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _too_large(limit: int) -> str:
+    return f"the content has more than {limit} bytes, the limit"
 
 
 def _path_of(url: str) -> Path:

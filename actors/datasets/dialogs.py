@@ -75,5 +75,5 @@ def _without_nulls(value: object) -> object:
             if inner is not None
         }
     if isinstance(value, list):
-        return [_without_nulls(one) for one in value]
+        return [_without_nulls(one) if isinstance(one, dict) else one for one in value]
     return value
