@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 import anyio.to_thread
@@ -20,7 +20,8 @@ from ayllu.schemas import Dataset, PostTrainingJobStatus, PostTrainingSFTRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio, pytest.mark.timeout(300)]
 
-ITERATIONS = 40
+ITERATIONS, KILLED_AT = 40, 10
+VICTIMS = {"trainer": "worker datasets training", "bus": "nats-server"}
 CHILD = "ayllu.actors.training.child"
 DATA: Dataset = dataset_of(dialogs(24), messages="dialog")
 
@@ -50,24 +51,23 @@ def request_of(job: str) -> PostTrainingSFTRequest:
     return replace(request, training_config=training)
 
 
-async def losses(stack: Stack, job: str) -> dict[int, float]:
-    """Follow a job to its end over whatever breaks, and return its losses by iteration."""
+async def losses(
+    stack: Stack, job: str, kill: Callable[[], Awaitable[None]] | None = None
+) -> dict[int, float]:
+    """Follow a job to its end over whatever breaks, and return its losses by iteration; in its middle, kill something."""
     found: dict[int, float] = {}
     with anyio.fail_after(120):
         async for event in followed(stack, job):
             if event.metrics is not None and event.metrics.loss is not None:
                 found[event.metrics.iteration] = event.metrics.loss
+                if kill is not None and event.metrics.iteration == KILLED_AT:
+                    await kill()
+                    kill = None
         status = await stack.post_training.job.status(job)
+    assert kill is None
     assert status.failure is None
     assert status.status is PostTrainingJobStatus.completed
     return found
-
-
-async def until(stack: Stack, job: str, iteration: int) -> None:
-    with anyio.fail_after(90):
-        async for event in stack.post_training.job.events(job):
-            if event.metrics is not None and event.metrics.iteration >= iteration:
-                return
 
 
 @pytest.fixture(scope="module")
@@ -82,23 +82,25 @@ def uninterrupted(up: Up) -> dict[int, float]:
     return found
 
 
-@pytest.mark.parametrize("victim", ["child", "trainer", "nats-server"])
+@pytest.mark.parametrize("victim", ["child", *VICTIMS])
 @pytest.mark.requirement("training-faults", "job-resume")
 async def test_whatever_is_killed_the_losses_are_those_of_a_quiet_run(
     victim: str, up: Up, uninterrupted: dict[int, float]
 ) -> None:
-    async with connect(up.url) as stack:
-        await stack.post_training.supervised_fine_tune(request_of(victim))
-        await until(stack, victim, 10)
-        children = [p for p, cmd in descendants(up.process.pid).items() if CHILD in cmd]
+    children: list[int] = []
+
+    async def kill() -> None:
+        children.extend(p for p, cmd in descendants(up.process.pid).items() if CHILD in cmd)
         assert children
         if victim == "child":
             for pid in children:
                 os.kill(pid, signal.SIGKILL)
         else:
-            kind = {"trainer": "worker datasets training", "nats-server": "nats-server"}[victim]
-            await anyio.to_thread.run_sync(up.kill_child, kind)
-        found = await losses(stack, victim)
+            await anyio.to_thread.run_sync(up.kill_child, VICTIMS[victim])
+
+    async with connect(up.url) as stack:
+        await stack.post_training.supervised_fine_tune(request_of(victim))
+        found = await losses(stack, victim, kill)
     assert sorted(found) == sorted(uninterrupted)
     for iteration, loss in found.items():
         assert loss == pytest.approx(uninterrupted[iteration], rel=1e-4, abs=1e-5)
