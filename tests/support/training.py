@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -270,7 +270,7 @@ class Child:
         self._beating.set()
         self._changed = threading.Condition()
         self._ended = threading.Event()
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by `close`)
         command = child_command(spec, folder)
         if limit_file_size is not None:
             # The kernel refuses writes behind that size, as it does on a full disk.
@@ -347,10 +347,8 @@ class Child:
 
     def _say(self, message: FromTrainer) -> None:
         for connection in self._connections:
-            try:
+            with suppress(OSError):
                 connection.sendall(encode(message) + b"\n")
-            except OSError:
-                pass
 
     def _serve(self) -> None:
         beaten = 0.0

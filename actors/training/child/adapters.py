@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ....schemas import FinetuningAlgorithm, InvalidRequest, LoraFinetuningConfig
 
@@ -100,7 +100,7 @@ def expose_output_layer(model: PeftModel) -> bool:
     """
     from peft.tuners.lora import LoraLayer
 
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     layer = base.get_output_embeddings()
     if not isinstance(layer, LoraLayer):
         return False
@@ -117,14 +117,15 @@ class _AdaptedHead:
 
     @property
     def bias(self) -> torch.Tensor | None:
-        bias: torch.Tensor | None = self._layer.get_base_layer().bias
+        base: Any = self._layer.get_base_layer()
+        bias: torch.Tensor | None = base.bias
         return bias
 
     @property
     def weight(self) -> torch.Tensor:
         import torch
 
-        layer = self._layer
+        layer: Any = self._layer
         weight: torch.Tensor = layer.get_base_layer().weight
         if layer.disable_adapters:
             return weight

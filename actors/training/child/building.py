@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .plan import Plan
 from .saving import Store
 from .session import Session
 from .telling import Telling
-from .trainers import Ours, OurDPOTrainer, OurSFTTrainer
+from .trainers import OurDPOTrainer, Ours, OurSFTTrainer
 from .weights import load_model
 
 _CLIP = 1.0
@@ -29,36 +30,51 @@ _CLIP = 1.0
 Model = PreTrainedModel | PeftModel
 
 
-def build_trainer(
-    folder: Path,
-    spec: RunSpec,
-    session: Session,
-    plan: Plan,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Dataset,
-    validation: Dataset,
-    device: torch.device,
-) -> Ours:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a trainer is built of.
+
+    Attributes:
+        folder: the job's folder.
+        spec: what is to be done.
+        plan: when what of it is done.
+        tokenizer: the model's.
+        data: the examples that are trained on.
+        validation: those that the model is validated with.
+        device: what this process trains on.
+    """
+
+    folder: Path
+    spec: RunSpec
+    plan: Plan
+    tokenizer: PreTrainedTokenizerBase
+    data: Dataset
+    validation: Dataset
+    device: torch.device
+
+
+def build_trainer(work: Work, session: Session) -> Ours:
     """Return what trains, ready to.
 
     Raises:
         InvalidRequest: the model has not what the request names.
     """
+    spec = work.spec
     set_seed(spec.training.seed)
-    model, kind = _load(spec, device)
+    model, kind = _load(spec, work.device)
     merge = isinstance(model, PeftModel) and _needs_merging(model)
-    trainer = _trainer(folder, spec, plan, tokenizer, data, validation, model)
+    trainer = _trainer(work, model)
     describe = Manifest(
         job=spec.job, iters=0, kind=kind, base=spec.base.name, merge=merge, files=[]
     )
-    store = Store(folder, session, describe, spec.training.keep_checkpoints)
-    resources = _resources(spec, device, model)
-    tensorboard = folder if spec.logger.tensorboard else None
-    telling = Telling(session, plan, resources, tensorboard)
+    store = Store(work.folder, session, describe, spec.training.keep_checkpoints)
+    resources = _resources(spec, work.device, model)
+    tensorboard = work.folder if spec.logger.tensorboard else None
+    telling = Telling(session, work.plan, resources, tensorboard)
     trainer.attach(session, telling, store, spec.optimizer)
     session.log(
         f"{spec.base.name} in {spec.algorithm if spec.method == 'sft' else kind} training: "
-        f"{resources['parameters_trained']} of {resources['parameters']} parameters on {device}; "
+        f"{resources['parameters_trained']} of {resources['parameters']} parameters on {work.device}; "
         f"gradients are cut to the norm {_CLIP:g}"
     )
     return trainer
@@ -87,25 +103,19 @@ def _load(spec: RunSpec, device: torch.device) -> tuple[Model, Any]:
 def _needs_merging(model: PeftModel) -> bool:
     # Asked before the trainer is built, because that asks for the output layer too.
     on_output = expose_output_layer(model)
-    return on_output or bool(model.peft_config["default"].use_dora)
+    config: Any = model.peft_config["default"]
+    return on_output or bool(config.use_dora)
 
 
-def _trainer(
-    folder: Path,
-    spec: RunSpec,
-    plan: Plan,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Dataset,
-    validation: Dataset,
-    model: Model,
-) -> Ours:
+def _trainer(work: Work, model: Model) -> Ours:
+    spec = work.spec
     common: dict[str, Any] = {
         "model": model,
-        "train_dataset": data,
-        "eval_dataset": validation,
-        "processing_class": tokenizer,
+        "train_dataset": work.data,
+        "eval_dataset": work.validation,
+        "processing_class": work.tokenizer,
     }
-    arguments = _arguments(folder, spec, plan)
+    arguments = _arguments(work.folder, spec, work.plan)
     if spec.method == "sft":
         arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}}
         return OurSFTTrainer(args=SFTConfig(**arguments), **common)

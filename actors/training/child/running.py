@@ -75,7 +75,7 @@ def _alone(folder: Path, session: Session) -> Iterator[None]:
 
 
 def _train(folder: Path, spec: RunSpec, session: Session, state: PartialState) -> None:
-    from .building import build_trainer
+    from .building import Work, build_trainer
     from .tokens import Encoder
 
     tokenizer = weights.load_tokenizer(spec.base)
@@ -86,10 +86,11 @@ def _train(folder: Path, spec: RunSpec, session: Session, state: PartialState) -
     plan = make_plan(spec, len(data))
     after = _iterations_done(folder)
     _say(spec, plan, after, session)
-    if after == plan.total:
+    if after >= plan.total:
         session.tell(Started(plan.total, after, {}))
         return
-    trainer = build_trainer(folder, spec, session, plan, tokenizer, data, validation, state.device)
+    work = Work(folder, spec, plan, tokenizer, data, validation, state.device)
+    trainer = build_trainer(work, session)
     trainer.train(resume_from_checkpoint=str(going_on(folder)) if after else None)
 
 

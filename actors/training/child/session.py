@@ -36,7 +36,7 @@ LOST = 3
 """The exit status of a process that lost its trainer."""
 
 
-class StorageFailed(AylluError):
+class StorageFailed(AylluError):  # noqa: N818  (as the errors of the tree)
     """A disk is full or broken."""
 
     code = STORAGE

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import PrinterCallback, Trainer
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer
 from trl import DPOTrainer, SFTTrainer
 
 from ....schemas import DPOAlignmentConfig, InvalidRequest, OptimizerConfig, OptimizerType
@@ -53,6 +53,7 @@ class Ours(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(telling)
         self.optimizer_cls_and_kwargs = optimizer_of(optimizer)
+        assert self.model is not None
         for name, parameter in self.model.named_parameters():
             if ".ref." in name:
                 # The copy of an adapter that DPO compares with.
@@ -94,7 +95,7 @@ class Ours(Trainer):
                 Trainer._save_checkpoint(self, model, trial)
             self.accelerator.wait_for_everyone()
             if self._session.leading:
-                written = Path(self.args.output_dir) / f"checkpoint-{iters}"
+                written = Path(str(self.args.output_dir)) / f"checkpoint-{iters}"
                 self._store.make_whole(written, iters, self._telling.validation_loss)
             self.accelerator.wait_for_everyone()
 
@@ -115,6 +116,7 @@ class Ours(Trainer):
             )
         else:
             model.save_pretrained(output_dir, state_dict=state_dict)
+        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
         self.processing_class.save_pretrained(output_dir)
 
     @contextmanager
@@ -219,7 +221,7 @@ class OurDPOTrainer(Ours, DPOTrainer):
             "logps/chosen": ours[0],
             "logps/rejected": ours[1],
         }
-        kept = self._metrics["train" if self.model.training else "eval"]
+        kept = self._metrics["train" if model.training else "eval"]
         for name, values in figures.items():
             kept[name].append(self.accelerator.gather(values.detach()).mean().item())
         return losses.mean()

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ....schemas import InvalidRequest
 from ..checkpoints import refuse_pickles, verify
@@ -84,7 +84,7 @@ def load_model(
             bnb_4bit_compute_dtype=torch.bfloat16 if half else torch.float32,
         )
         options["device_map"] = {"": device}
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
         local_files_only=True,
@@ -94,7 +94,8 @@ def load_model(
     )
     if not in_4_bits and not several:
         model.to(device)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def context_of(folder: Path) -> int:
