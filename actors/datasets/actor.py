@@ -18,8 +18,11 @@ from ...schemas import (
     Dataset,
     DatasetInfo,
     Datasets,
+    DeadlineExceeded,
     InvalidRequest,
     NotFound,
+    Overloaded,
+    TooLarge,
     decode,
     encode,
 )
@@ -30,6 +33,12 @@ BUCKET = "datasets"
 MAX_ID = 160
 AT_ONCE = 2
 """How many contents are read at once; more wait their turn."""
+CHECK_SECONDS = 300.0
+"""How long the rows of one content may be checked."""
+MAX_WAITING = 32
+"""How many may wait; further ones are told to come back later."""
+MAX_BYTES = 768 << 10
+"""The largest dataset as it is kept, with what stands in a ``data:`` address: it must fit a message of the bus."""
 
 
 class Abandoned(Exception):  # noqa: N818 - it says what happened
@@ -42,19 +51,26 @@ class DatasetsActor(Datasets):
     Args:
         entries: where they are kept.
         content: from where their contents come.
+        seconds: how long the rows of one may be checked.
     """
 
     service_name = "datasets"
 
-    def __init__(self, entries: KeyValue, content: ContentStore) -> None:
+    def __init__(self, entries: KeyValue, content: ContentStore, seconds: float) -> None:
         self._entries = entries
         self._content = content
+        self._seconds = seconds
         self._reading = anyio.CapacityLimiter(AT_ONCE)
 
     async def create(self, request: CreateDatasetRequest) -> None:
         """Register a dataset; see `Datasets.create`. The same request again changes nothing."""
         if not 1 <= len(request.uuid) <= MAX_ID:
             raise InvalidRequest(f"uuid: an id has 1 to {MAX_ID} characters")
+        size = len(encode(request))
+        if size > MAX_BYTES:
+            raise TooLarge(
+                f"the dataset itself has {size} bytes, the limit is {MAX_BYTES}: put its content into a file or on a server"
+            )
         known = await self._entries.get(request.uuid)
         if known is not None:
             _require_same(decode(known.value, DatasetInfo), request)
@@ -69,11 +85,12 @@ class DatasetsActor(Datasets):
         dataset = request.dataset
         require_columns(dataset.columns)
         await anyio.to_thread.run_sync(self._content.check, dataset.content_url)
-        async with self._reading:
-            content = await self._content.fetch(dataset.content_url)
+        if self._reading.statistics().tasks_waiting >= MAX_WAITING:
+            raise Overloaded("too many datasets are waiting to be read")
+        async with self._reading, self._content.reading(dataset.content_url) as content:
             if dataset.fingerprint not in (None, content.fingerprint):
                 raise Conflict("the content is not what its fingerprint says: it has changed")
-            rows = await _checked(content, dataset)
+            rows = await _checked(content, dataset, self._seconds)
         return DatasetInfo(
             uuid=request.uuid,
             dataset=replace(dataset, fingerprint=content.fingerprint),
@@ -105,12 +122,14 @@ class DatasetsActor(Datasets):
         return decode(entry.value, DatasetInfo)
 
 
-async def open_datasets(bus: Bus, content: ContentStore) -> DatasetsActor:
+async def open_datasets(
+    bus: Bus, content: ContentStore, seconds: float = CHECK_SECONDS
+) -> DatasetsActor:
     """Return the actor that keeps datasets."""
-    return DatasetsActor(await bus.storage.key_value(BUCKET), content)
+    return DatasetsActor(await bus.storage.key_value(BUCKET), content, seconds)
 
 
-async def _checked(content: Content, dataset: Dataset) -> int:
+async def _checked(content: Content, dataset: Dataset, seconds: float) -> int:
     """Return how many rows a content has, all of them as declared; a cancelled check ends within some rows."""
     abandoned = Event()
 
@@ -122,7 +141,10 @@ async def _checked(content: Content, dataset: Dataset) -> int:
         return require_rows(content.path, content.format, dataset.columns, tick)
 
     try:
-        return await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+        with anyio.fail_after(seconds):
+            return await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the rows were not checked within {seconds:g} s") from error
     finally:
         abandoned.set()
 
