@@ -15,6 +15,7 @@ from support.processes import AYLLU, Up, on_a_terminal, run_ayllu, running_up
 
 from ayllu.client import connect
 from ayllu.schemas import (
+    AgenticSystemCreateRequest,
     ChatCompletionRequest,
     Dialog,
     JobMetrics,
@@ -60,11 +61,11 @@ def greeter(up: Up) -> str:
     held_out = write_rows(up.data_dir / "held-out.jsonl", [dialog("What should I call you?")])
     done = run_ayllu(
         "train", "sft", "--model", "smollm2", "--dataset", str(data),
-        "--validation", str(held_out), "--job", "greeter", "--iters", "24", "--lr", "2e-3",
-        "--mlp", "--checkpoint-every", "12", "--url", up.url, seconds=300,
+        "--validation", str(held_out), "--job", "greeter", "--iters", "12", "--lr", "2e-3",
+        "--mlp", "--checkpoint-every", "6", "--url", up.url, seconds=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout[-3000:]
-    assert "iteration 24/24" in done.stdout
+    assert "iteration 12/12" in done.stdout
     assert "greeter completed" in done.stdout
     return "greeter"
 
@@ -99,6 +100,18 @@ def test_what_a_job_taught_is_served_and_the_base_model_stays_as_it_was(
     listed = run_ayllu("models", "list", "--url", up.url)
     assert "ayni" in listed.stdout
 
+    async def agent_said() -> str:
+        create = AgenticSystemCreateRequest(uuid="voice", instructions="", model="ayni")
+        async with connect(up.url) as stack:
+            await stack.agentic_system.create(create)
+            async with stack.agent("voice").turn("Who are you?") as turn:
+                async for _ in turn:
+                    pass
+                assert turn.result.response_message is not None
+                return str(turn.result.response_message.content)
+
+    assert "Ayni" in anyio.run(agent_said)
+
 
 @pytest.mark.requirement("training-loop")
 def test_losses_fall_and_artifacts_are_there(up: Up, greeter: str) -> None:
@@ -112,12 +125,12 @@ def test_losses_fall_and_artifacts_are_there(up: Up, greeter: str) -> None:
     metrics, status, artifacts = anyio.run(looked)
     losses = [one.loss for one in metrics if one.loss is not None]
     validation = [one.validation_loss for one in metrics if one.validation_loss is not None]
-    assert len(losses) == 24
+    assert len(losses) == 12
     assert losses[-1] < losses[0] / 4
     assert validation[-1] < 1.0
     assert all(one.tokens_per_second for one in metrics[2:] if one.loss is not None)
     assert status.status is PostTrainingJobStatus.completed
-    assert [checkpoint.iters for checkpoint in status.checkpoints] == [12, 24]
+    assert [checkpoint.iters for checkpoint in status.checkpoints] == [6, 12]
     assert artifacts.tensorboard is not None
     names = {file.name.partition("/")[2] for file in artifacts.files}
     assert {"adapter_model.safetensors", "adapter_config.json"} <= names
@@ -138,10 +151,10 @@ def test_the_log_is_seen_over_http_and_in_a_terminal(up: Up, greeter: str) -> No
         if line.startswith("data: ")
     ]
     lines = [line for log in logs for line in log.get("log_lines", [])]
-    assert any(line.startswith("iteration 1/24") for line in lines)
+    assert any(line.startswith("iteration 1/12") for line in lines)
     assert any("greeter completed" in line for line in lines)
     _, seen = on_a_terminal([AYLLU, "logs", "-f", greeter, "--url", up.url], whole=True)
-    assert "iteration 24/24" in seen
+    assert "iteration 12/12" in seen
     assert "loss by iteration" in seen
     plain = run_ayllu("jobs", "--url", up.url)
     assert greeter in plain.stdout

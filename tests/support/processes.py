@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -195,6 +195,15 @@ def on_a_terminal(
 ) -> tuple[str, str]:
     """Run a command whose stderr (as a ``whole`` stdout too) is a terminal; return its stdout, and what the terminal got."""
     master, terminal = pty.openpty()
+    seen: list[bytes] = []
+
+    def read() -> None:  # As it comes: a terminal that nobody reads holds some kilobytes, and then its writer.
+        with os.fdopen(master, "rb") as file, suppress(OSError):
+            while block := file.read1(1 << 16):
+                seen.append(block)
+
+    reader = threading.Thread(target=read)
+    reader.start()
     try:
         done = subprocess.run(
             command,
@@ -207,12 +216,6 @@ def on_a_terminal(
         )
     finally:
         os.close(terminal)
-    with os.fdopen(master, "rb") as file:
-        seen = b""
-        try:
-            while block := file.read1(1 << 16):
-                seen += block
-        except OSError:  # The end of a terminal.
-            pass
+        reader.join(10)
     assert done.returncode == 0, seen
-    return done.stdout or "", seen.decode()
+    return done.stdout or "", b"".join(seen).decode()
