@@ -124,7 +124,6 @@ class JobView:
             figures.append(f"loss {metrics.loss:.3f}")
         if metrics.tokens_per_second is not None:
             figures.append(f"{metrics.tokens_per_second:.0f} tokens/s")
-        update = {"figures": "  ".join(figures)} if figures else {}
-        self._progress.update(
-            self._task, completed=metrics.iteration, total=metrics.total, **update
-        )
+        if figures:
+            self._progress.update(self._task, figures="  ".join(figures))
+        self._progress.update(self._task, completed=metrics.iteration, total=metrics.total)

@@ -140,8 +140,10 @@ def fields_of(options: argparse.Namespace) -> Fields:
     for source in (given, chosen):
         for name, value in source.items():
             known = fields.get(name)
-            both = isinstance(known, dict) and isinstance(value, dict)
-            fields[name] = {**known, **value} if both else value
+            if isinstance(known, dict) and isinstance(value, dict):
+                fields[name] = {**known, **value}
+            else:
+                fields[name] = value
     return fields
 
 

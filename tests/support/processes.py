@@ -197,7 +197,8 @@ def on_a_terminal(
     master, terminal = pty.openpty()
     seen: list[bytes] = []
 
-    def read() -> None:  # As it comes: a terminal that nobody reads holds some kilobytes, and then its writer.
+    def read() -> None:
+        # As it comes: a terminal that nobody reads holds some kilobytes, and then its writer.
         with os.fdopen(master, "rb") as file, suppress(OSError):
             while block := file.read1(1 << 16):
                 seen.append(block)

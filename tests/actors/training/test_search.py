@@ -46,8 +46,7 @@ async def test_every_trial_is_a_job_and_the_best_one_is_marked(tmp_path: Path) -
         (best,) = [trial for trial in status.trials if trial.best]
         assert best.validation_loss == min(loss for loss in losses.values() if loss is not None)
         for trial in status.trials:
-            told = await training.told.status(trial.job_uuid)
-            assert told.status == Status.completed
+            assert (await training.told.status(trial.job_uuid)).status == Status.completed
             metrics = [e for e in await training.events(trial.job_uuid) if e.metrics is not None]
             assert metrics
         # What the search made is what its best trial made.
