@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from ..schemas import JobEvent, JobMetrics, PostTrainingJobStatus
 
@@ -92,7 +93,7 @@ class JobView:
     ) -> None:
         self._progress.stop()
         if self._plot and self._terminal and (plot := self.losses.plot(self._console.width)):
-            self._console.print(plot, markup=False, emoji=False)
+            self._console.print(Text.from_ansi(plot))
 
     async def show(self, events: AsyncIterator[JobEvent]) -> JobEvent | None:
         """Show events to their end, and return the last one."""
