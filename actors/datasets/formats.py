@@ -234,7 +234,7 @@ def _read_parquet(path: Path) -> Iterator[Row | BrokenRow]:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
                 for number in range(batch.num_rows):
                     yield _row_of_batch(batch, number)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the content is not Parquet: {_first_line(error, path)}") from error
 
 
