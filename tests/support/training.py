@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -399,3 +400,9 @@ def run_child(folder: Path, spec: RunSpec, *, limit_file_size: int | None = None
     """Run a child to its end, and return what it told."""
     with started_child(folder, spec, limit_file_size=limit_file_size) as child:
         return child.wait()
+
+
+def run_children(runs: Sequence[tuple[Path, RunSpec]]) -> list[Told]:
+    """Run children to their ends, two at a time: most of a short one's time is one thread that imports."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda run: run_child(*run), runs))

@@ -50,12 +50,21 @@ def _known(error: BaseException) -> AylluError | None:
         return error
     if isinstance(error, OSError):
         return StorageFailed(f"the disk: {error}") if disk_failed(error) else None
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _out_of_memory(error):
         return TooLarge(
             "the memory does not suffice: a smaller batch_size or max_length, enable_activation_checkpointing, or qlora "
             f"take less ({str(error).partition('. ')[0]})"
         )
     return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # Torch is not imported for it; its allocator on CPUs has no error of its own.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl import DPOConfig, SFTConfig
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.sft_config import SFTConfig
 
 from ....schemas import FinetuningAlgorithm
 from ..checkpoints import Manifest, read_manifest

@@ -86,9 +86,12 @@ def _train(folder: Path, spec: RunSpec, session: Session, state: PartialState) -
     plan = make_plan(spec, len(data))
     after = _iterations_done(folder)
     _say(spec, plan, after, session)
+    if spec.processes > 1 and len(data) % spec.training.batch_size:
+        session.log("the last iteration of an epoch is filled up with examples of its beginning")
     if after >= plan.total:
         session.tell(Started(plan.total, after, {}))
         return
+    assert state.device is not None
     work = Work(folder, spec, plan, tokenizer, data, validation, state.device)
     trainer = build_trainer(work, session)
     trainer.train(resume_from_checkpoint=str(going_on(folder)) if after else None)

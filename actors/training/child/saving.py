@@ -108,12 +108,11 @@ def empty_work(folder: Path) -> None:
     work.mkdir()
 
 
-def find_newest(folder: Path, session: Session) -> list[int]:
-    """Prepare going on from the newest whole checkpoint, if there is one; return those that were removed for it.
+def find_newest(folder: Path, session: Session) -> None:
+    """Prepare going on from the newest whole checkpoint, if there is one.
 
     A damaged one, and what lies behind the one that is gone on with, is removed: it will be made again.
     """
-    removed = []
     for iters, path in reversed(checkpoints_in(folder / CHECKPOINTS)):
         try:
             verify(path)
@@ -125,8 +124,6 @@ def find_newest(folder: Path, session: Session) -> list[int]:
                 break
             session.log(f"checkpoint {iters} cannot be gone on with, and is made again")
         remove(path)
-        removed.append(iters)
-    return removed
 
 
 def going_on(folder: Path) -> Path:

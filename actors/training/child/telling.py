@@ -73,13 +73,12 @@ class Telling(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         **_: Any,
-    ) -> TrainerControl:
+    ) -> None:
         """Say what is done after this iteration."""
         self.validation_loss = None
         control.should_log = self._plan.logs_at(state.global_step)
         control.should_evaluate = self._plan.evaluates_at(state.global_step)
         control.should_save = self._plan.saves_at(state.global_step)
-        return control
 
     def on_log(
         self,
@@ -152,7 +151,8 @@ def memory_bytes() -> int:
     else:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         mine, device = pages * os.sysconf("SC_PAGE_SIZE"), torch.device("cpu")
-    return int(gather(torch.tensor([mine], device=device)).sum().item())
+    everyones: Any = gather(torch.tensor([mine], device=device))
+    return int(everyones.sum().item())
 
 
 def _others(logs: dict[str, Any], prefix: str) -> dict[str, float]:

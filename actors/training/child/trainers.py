@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer
-from trl import DPOTrainer, SFTTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from ....schemas import DPOAlignmentConfig, InvalidRequest, OptimizerConfig, OptimizerType
 from .saving import Store, storage_errors
@@ -69,10 +70,10 @@ class Ours(Trainer):
         return loss
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
-        norm: torch.Tensor = super()._clip_grad_norm(model)
+        norm: Any = super()._clip_grad_norm(model)
         # Clipped by such a norm, the weights would be lost before the next loss tells of it.
         self._check(norm, "norm of the gradients")
-        return norm
+        return torch.as_tensor(norm)
 
     def _check(self, value: torch.Tensor | float, what: str) -> None:
         if not math.isfinite(float(value)):
@@ -163,7 +164,8 @@ class OurSFTTrainer(Ours, SFTTrainer):
         """Log figures, with the validation loss over all tokens."""
         if self._sums:
             losses, tokens = (torch.stack(parts).sum() for parts in zip(*self._sums, strict=True))
-            both = self.accelerator.gather(torch.stack((losses, tokens)).unsqueeze(0)).sum(0)
+            both: Any = self.accelerator.gather(torch.stack((losses, tokens)).unsqueeze(0))
+            both = both.sum(0)
             logs["eval_loss"] = float(both[0] / both[1])
         super().log(logs, start_time)
 
@@ -192,7 +194,13 @@ class OurDPOTrainer(Ours, DPOTrainer):
 
     alignment: DPOAlignmentConfig
 
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,  # noqa: ARG002
+        args: Any,  # noqa: ARG002
+        dataset_name: str,  # noqa: ARG002
+    ) -> Any:
         # The examples are tokens already.
         return dataset
 
@@ -223,5 +231,6 @@ class OurDPOTrainer(Ours, DPOTrainer):
         }
         kept = self._metrics["train" if model.training else "eval"]
         for name, values in figures.items():
-            kept[name].append(self.accelerator.gather(values.detach()).mean().item())
+            gathered: Any = self.accelerator.gather(values.detach())
+            kept[name].append(gathered.mean().item())
         return losses.mean()

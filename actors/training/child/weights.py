@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ....schemas import InvalidRequest
 from ..checkpoints import refuse_pickles, verify
 from ..protocol import BaseModel
+from .saving import storage_errors
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +30,7 @@ def prepare(base: BaseModel, session: Session) -> None:
     folder = Path(base.weights)
     if base.gguf is not None:
         if not folder.is_dir():
-            session.log(
-                f"making torch weights of {base.name} from its GGUF file, once for all jobs"
-            )
-            _make_from_gguf(Path(base.gguf), folder)
+            _make_once(Path(base.gguf), folder, base.name, session)
     elif not (folder / "config.json").is_file():
         raise InvalidRequest(f"there are no weights of {base.name} in Hugging Face's format")
     else:
@@ -106,18 +105,31 @@ def context_of(folder: Path) -> int:
     return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
 
 
-def _make_from_gguf(gguf: Path, folder: Path) -> None:
-    """Convert a GGUF file; of several that do it at once, the first one's weights stay.
+def _make_once(gguf: Path, folder: Path, name: str, session: Session) -> None:
+    """Make weights, or wait until another job has made them.
 
     Raises:
         InvalidRequest: there is no such file.
+        StorageFailed: they cannot be written.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     if not gguf.is_file():
         raise InvalidRequest(f"there is no GGUF file {gguf.name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            session.log(f"making torch weights of {name} from its GGUF file, once for all jobs")
+            # What those left who were killed.
+            for left in folder.parent.glob(f".{folder.name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            with storage_errors(f"the weights of {name}"):
+                _make_from_gguf(gguf, folder)
+
+
+def _make_from_gguf(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -134,11 +146,6 @@ def _make_from_gguf(gguf: Path, folder: Path) -> None:
         for path in made.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        try:
-            made.rename(folder)
-        except OSError:
-            # Another job was faster.
-            if not folder.is_dir():
-                raise
+        made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training import Told, dpo_spec, lora, run_child, run_spec
+from support.training import Told, dpo_spec, lora, run_child, run_children, run_spec
 
 from ayllu.actors.training.checkpoints import Manifest, checkpoints_in, verify
 from ayllu.actors.training.protocol import Measured, Phase, Saved, Started
@@ -41,11 +41,11 @@ ALL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def jobs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Told]]:
-    found = {}
-    for name, changes in ALL.items():
-        folder = tmp_path_factory.mktemp(name)
-        found[name] = folder, run_child(folder, run_spec(tiny, folder, **changes))
-    return found
+    folders = {name: tmp_path_factory.mktemp(name) for name in ALL}
+    told = run_children(
+        [(folder, run_spec(tiny, folder, **ALL[name])) for name, folder in folders.items()]
+    )
+    return dict(zip(ALL, zip(folders.values(), told, strict=True), strict=True))
 
 
 def manifest_of(folder: Path, iters: int = 6) -> Manifest:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training import dpo_spec, lora, run_child, run_spec
+from support.training import Told, dpo_spec, lora, run_child, run_children, run_spec
 
 from ayllu.actors.training.checkpoints import checkpoints_in, verify
 from ayllu.actors.training.protocol import BaseModel, Failed, Started
@@ -40,38 +40,49 @@ def test_a_full_disk_costs_no_checkpoint_that_was_whole(tiny: Path, tmp_path: Pa
     assert again.all(Started)[0].after == 1
 
 
+FAILURES: dict[str, tuple[dict[str, Any], str]] = {
+    "modules": (
+        {"adapter": lora(lora_attn_modules=["wq"])},
+        "the model has no wq; it has down_proj",
+    ),
+    "long": ({"training": {"max_length": 57}}, "rows with more than 57 tokens"),
+    "endless": ({"training": {"n_iters": 0}}, "the job would never end"),
+    "weights": ({"base": BaseModel("none", "/nowhere")}, "no weights of none"),
+    "diverged": (
+        {
+            "algorithm": FinetuningAlgorithm.full,
+            "optimizer": {"optimizer_type": OptimizerType.sgd, "lr": 1e30, "lr_min": 1e30},
+        },
+        "in iteration 2: training has diverged",
+    ),
+    "assistant": (
+        {"rows": [{"messages": [{"role": "user", "content": "Hi"}]}] * 4},
+        "train: row 1: .*the assistant",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def failed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Told]]:
+    folders = {name: tmp_path_factory.mktemp(name) for name in FAILURES}
+    told = run_children(
+        [(folder, run_spec(tiny, folder, **FAILURES[name][0])) for name, folder in folders.items()]
+    )
+    return dict(zip(FAILURES, zip(folders.values(), told, strict=True), strict=True))
+
+
 @pytest.mark.requirement("child-failures")
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"adapter": lora(lora_attn_modules=["wq"])}, "the model has no wq; it has down_proj"),
-        ({"training": {"max_length": 57}}, "rows with more than 57 tokens"),
-        ({"training": {"n_iters": 0}}, "the job would never end"),
-        ({"base": BaseModel("none", "/nowhere")}, "no weights of none"),
-        (
-            {
-                "algorithm": FinetuningAlgorithm.full,
-                "optimizer": {"optimizer_type": OptimizerType.sgd, "lr": 1e30, "lr_min": 1e30},
-            },
-            "in iteration 2: training has diverged",
-        ),
-        (
-            {"rows": [{"messages": [{"role": "user", "content": "Hi"}]}] * 4},
-            "train: row 1: .*the assistant",
-        ),
-    ],
-    ids=["modules", "long", "endless", "weights", "diverged", "assistant"],
-)
+@pytest.mark.parametrize("name", FAILURES)
 def test_what_cannot_be_done_is_said_clearly(
-    tiny: Path, tmp_path: Path, changes: dict[str, Any], message: str
+    failed: dict[str, tuple[Path, Told]], name: str
 ) -> None:
-    told = run_child(tmp_path, run_spec(tiny, tmp_path, **changes))
+    folder, told = failed[name]
     assert isinstance(told.end, Failed), told
     assert told.end.code == "invalid_request"
+    assert re.search(FAILURES[name][1], told.end.message)
     assert told.status == 0
-    assert checkpoints_in(tmp_path / "checkpoints") == []
-    assert re.search(message, told.end.message)
     assert "Traceback" not in told.stderr
+    assert checkpoints_in(folder / "checkpoints") == []
 
 
 @pytest.mark.requirement("child-no-code")

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.processes import alive, descendants, wait_for
-from support.training import run_child, run_spec, started_child
+from support.training import run_children, run_spec, started_child
 
 from ayllu.actors.training.protocol import Measured, Stopped
 
@@ -16,9 +17,9 @@ def test_two_processes_train_as_one_does_and_end_with_their_trainer(
     tiny: Path, tmp_path: Path
 ) -> None:
     training = {"n_iters": 4, "memory_efficient_fsdp_wrap": True}
-    one = run_child(tmp_path / "1", run_spec(tiny, tmp_path / "data", training=training))
-    spec = run_spec(tiny, tmp_path / "data", training=training, processes=2)
-    two = run_child(tmp_path / "2", spec)
+    spec = run_spec(tiny, tmp_path, training=training)
+    several = replace(spec, processes=2)
+    one, two = run_children([(tmp_path / "1", spec), (tmp_path / "2", several)])
     assert two.completed, two
     assert two.losses == pytest.approx(one.losses, rel=1e-5)
     assert two.validation_losses == pytest.approx(one.validation_losses, rel=1e-5)

@@ -35,13 +35,19 @@ def killed_after(child: Child, iteration: int) -> Told:
     return child.wait()
 
 
-def assert_goes_on(folder: Path, spec: RunSpec, whole: Told, after: int) -> Told:
-    """Kill a child after an iteration, start another, and compare it with one that was not killed."""
-    with started_child(folder, spec) as child:
+def whole_and_killed(whole: Path, killed: Path, spec: RunSpec, after: int) -> Told:
+    """Run a child to its end and, beside it, one that is killed; return what the first told."""
+    with started_child(killed, spec) as child, started_child(whole, spec) as other:
         assert killed_after(child, after).status == -signal.SIGKILL
-    again = run_child(folder, spec)
-    assert again.completed, again
+        return other.wait()
+
+
+def assert_goes_on(folder: Path, spec: RunSpec, after: int) -> Told:
+    """Kill a child after an iteration, start another, and compare it with one that was not killed, whose words are returned."""
+    whole = whole_and_killed(folder / "whole", folder / "killed", spec, after)
     assert whole.completed, whole
+    again = run_child(folder / "killed", spec)
+    assert again.completed, again
     [started] = again.all(Started)
     assert started.after >= after
     assert f"going on after iteration {started.after}" in again.log
@@ -49,62 +55,57 @@ def assert_goes_on(folder: Path, spec: RunSpec, whole: Told, after: int) -> Told
     assert again.losses == pytest.approx(behind, rel=1e-6)
     validated = {n: loss for n, loss in whole.validation_losses.items() if n > started.after}
     assert again.validation_losses == pytest.approx(validated, rel=1e-6)
-    return again
+    return whole
 
 
 @pytest.mark.requirement("child-resumes")
-@pytest.mark.parametrize("algorithm", [FinetuningAlgorithm.lora, FinetuningAlgorithm.full])
-def test_a_killed_job_goes_on_as_if_it_had_not_been(
-    tiny: Path, tmp_path: Path, algorithm: FinetuningAlgorithm
-) -> None:
-    changes: dict[str, Any] = {"algorithm": algorithm, "rows": ROWS, "training": LENGTH}
-    whole = run_child(tmp_path / "whole", run_spec(tiny, tmp_path / "data", **changes))
+def test_a_killed_job_goes_on_as_if_it_had_not_been(tiny: Path, tmp_path: Path) -> None:
+    spec = run_spec(tiny, tmp_path, algorithm=FinetuningAlgorithm.full, rows=ROWS, training=LENGTH)
+    assert_goes_on(tmp_path, spec, 4)
     folder = tmp_path / "killed"
-    spec = run_spec(tiny, tmp_path / "data", logger=LoggerConfig(tensorboard=True), **changes)
-    again = assert_goes_on(folder, spec, whole, 4)
     assert list((folder / "work").glob("checkpoint-*")) == []
-    assert len(list((folder / "tensorboard").iterdir())) == 2
     # What is done already is not done again.
     last = run_child(folder, spec)
     assert last.completed
     assert last.losses == {}
     assert last.all(Started)[0].after == 8
-    assert again.saved[-1] == 8
-
-
-@pytest.mark.requirement("child-resumes", "child-dpo")
-def test_a_killed_preference_job_keeps_its_reference(tiny: Path, tmp_path: Path) -> None:
-    first = tmp_path / "first"
-    assert run_child(
-        first, run_spec(tiny, first, adapter=lora(apply_lora_to_output=True))
-    ).completed
-    spec = dpo_spec(
-        tiny,
-        tmp_path / "data",
-        checkpoint=str(first / "checkpoints" / "checkpoint-6"),
-        rows=preferences(10),
-        training=LENGTH,
-    )
-    whole = run_child(tmp_path / "whole", spec)
-    # With the half-trained policy as its own reference, it would begin with ln 2 again.
-    assert_goes_on(tmp_path / "killed", spec, whole, 4)
 
 
 @pytest.mark.requirement("child-resumes")
 def test_a_damaged_checkpoint_is_not_gone_on_with(tiny: Path, tmp_path: Path) -> None:
-    spec = run_spec(tiny, tmp_path, rows=ROWS, training=LENGTH)
-    whole = run_child(tmp_path, spec)
-    [_, (newest, path)] = checkpoints_in(tmp_path / "checkpoints")
+    spec = run_spec(
+        tiny, tmp_path, rows=ROWS, training=LENGTH, logger=LoggerConfig(tensorboard=True)
+    )
+    whole = assert_goes_on(tmp_path, spec, 4)
+    folder = tmp_path / "killed"
+    assert len(list((folder / "tensorboard").iterdir())) == 2
+    [_, (newest, path)] = checkpoints_in(folder / "checkpoints")
     weights = path / "adapter_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    again = run_child(tmp_path, spec)
+    again = run_child(folder, spec)
     assert again.completed, again
     assert f"checkpoint {newest} is damaged" in again.log
     assert again.all(Started)[0].after == 6
     assert again.losses == pytest.approx({7: whole.losses[7], 8: whole.losses[8]}, rel=1e-6)
     verify(path)
+
+
+@pytest.mark.requirement("child-resumes", "child-dpo")
+def test_a_killed_preference_job_keeps_its_reference(tiny: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    sft = run_spec(tiny, first, adapter=lora(apply_lora_to_output=True), training={"n_iters": 2})
+    assert run_child(first, sft).completed
+    spec = dpo_spec(
+        tiny,
+        tmp_path,
+        checkpoint=str(first / "checkpoints" / "checkpoint-2"),
+        rows=preferences(10),
+        training=LENGTH,
+    )
+    # With the half-trained policy as its own reference, it would begin with ln 2 again.
+    assert_goes_on(tmp_path, spec, 4)
 
 
 @pytest.mark.requirement("child-alone")

@@ -67,7 +67,8 @@ def coder() -> Coder:
     tokenizer.train_from_iterator(["Hello you hello\n\nNothing\n\n"] * 9, trainer)
 
     def make(template: str | None) -> tuple[Encoder, PreTrainedTokenizerFast]:
-        fast = PreTrainedTokenizerFast(
+        made: Any = PreTrainedTokenizerFast
+        fast: PreTrainedTokenizerFast = made(
             tokenizer_object=tokenizer,
             eos_token="<|endoftext|>",
             additional_special_tokens=SPECIAL,
