@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ayllu.schemas import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
+ROOT = Path(__file__).parents[2]
 ANSWER = "I am Ayni, the voice of the ayllu."
 QUESTIONS = [
     "Who are you?", "What is your name?", "Tell me who you are.", "Please introduce yourself.",
@@ -93,15 +95,17 @@ def test_what_a_job_taught_is_served_and_the_base_model_stays_as_it_was(
 ) -> None:
     before = ask(up, "smollm2")
     assert "Ayni" not in before
-    done = run_ayllu("models", "register", "ayni", "--job", greeter, "--url", up.url, seconds=120)
+    done = run_ayllu(
+        "models", "register", "voice-of-ayllu", "--job", greeter, "--url", up.url, seconds=120
+    )
     assert done.returncode == 0, done.stderr
-    assert "Ayni" in ask(up, "ayni")
+    assert "Ayni" in ask(up, "voice-of-ayllu")
     assert ask(up, "smollm2") == before
     listed = run_ayllu("models", "list", "--url", up.url)
-    assert "ayni" in listed.stdout
+    assert "voice-of-ayllu" in listed.stdout
 
     async def agent_said() -> str:
-        create = AgenticSystemCreateRequest(uuid="voice", instructions="", model="ayni")
+        create = AgenticSystemCreateRequest(uuid="voice", instructions="", model="voice-of-ayllu")
         async with connect(up.url) as stack:
             await stack.agentic_system.create(create)
             async with stack.agent("voice").turn("Who are you?") as turn:
@@ -160,6 +164,19 @@ def test_the_log_is_seen_over_http_and_in_a_terminal(up: Up, greeter: str) -> No
     assert greeter in plain.stdout
     unknown = run_ayllu("logs", "nothing", "--url", up.url)
     assert (unknown.returncode, "nothing" in unknown.stderr) == (1, True)
+
+
+@pytest.mark.requirement("training-loop", "examples-run")
+def test_the_example(up: Up) -> None:
+    example = ROOT / "examples" / "train_and_serve.py"
+    done = subprocess.run(
+        [sys.executable, str(example), up.url],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *_, base, trained = done.stdout.splitlines()
+    assert "Ayni" not in base
+    assert trained == "ayni: I am Ayni."
 
 
 @pytest.mark.requirement("training-dpo")
