@@ -63,7 +63,7 @@ class DatasetsActor(Datasets):
         self._reading = anyio.CapacityLimiter(AT_ONCE)
 
     async def create(self, request: CreateDatasetRequest) -> None:
-        """Register a dataset; see `Datasets.create`. The same request again changes nothing."""
+        """Register a dataset; see `Datasets.create`. The same one again, with the same content, changes nothing."""
         if not 1 <= len(request.uuid) <= MAX_ID:
             raise InvalidRequest(f"uuid: an id has 1 to {MAX_ID} characters")
         size = len(encode(request))
@@ -73,13 +73,12 @@ class DatasetsActor(Datasets):
             )
         known = await self._entries.get(request.uuid)
         if known is not None:
-            _require_same(decode(known.value, DatasetInfo), request)
-            return
+            _require_same(decode(known.value, DatasetInfo), request.dataset)
         info = await self._examined(request)
         try:
             await self._entries.create(request.uuid, encode(info))
         except Conflict:
-            _require_same(await self._info(request.uuid), request)
+            _require_same(await self._info(request.uuid), info.dataset)
 
     async def _examined(self, request: CreateDatasetRequest) -> DatasetInfo:
         dataset = request.dataset
@@ -149,8 +148,14 @@ async def _checked(content: Content, dataset: Dataset, seconds: float) -> int:
         abandoned.set()
 
 
-def _require_same(known: DatasetInfo, request: CreateDatasetRequest) -> None:
-    wanted = request.dataset
-    same = replace(wanted, fingerprint=wanted.fingerprint or known.dataset.fingerprint)
-    if same != known.dataset:
-        raise Conflict(f"there is a dataset {request.uuid!r} already, with another description")
+def _require_same(known: DatasetInfo, wanted: Dataset) -> None:
+    """Refuse another dataset of an id that is taken; what has no fingerprint yet may be the same.
+
+    Raises:
+        Conflict: it is another one.
+    """
+    fingerprint = known.dataset.fingerprint
+    if replace(wanted, fingerprint=fingerprint) != known.dataset:
+        raise Conflict(f"there is a dataset {known.uuid!r} already, with another description")
+    if wanted.fingerprint not in (None, fingerprint):
+        raise Conflict(f"there is a dataset {known.uuid!r} already; its content has changed since")
