@@ -20,6 +20,8 @@ from .agent_arguments import (
 from .auth import EVERYTHING
 from .bank_arguments import EXAMPLE as BANK_EXAMPLE
 from .bank_arguments import add_bank_arguments
+from .dataset_arguments import EXAMPLE as DATASET_EXAMPLE
+from .dataset_arguments import add_dataset_arguments
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS
 from .model_arguments import MODELS_EXAMPLE, add_model_arguments
 from .training_arguments import (
@@ -43,6 +45,7 @@ EXAMPLES = {
     "bank": BANK_EXAMPLE,
     "agents": AGENT_EXAMPLE,
     "turns": TURN_EXAMPLE,
+    "dataset": DATASET_EXAMPLE,
     "train": TRAIN_EXAMPLE,
     "jobs": JOB_EXAMPLE,
     "logs": LOGS_EXAMPLE,
@@ -155,6 +158,9 @@ def _add_keepers(commands: Commands) -> None:
     add_turn_arguments(
         _add(commands, "turns", "look at the turns of an agent, follow them, cancel them"),
         DEFAULT_URL,
+    )
+    add_dataset_arguments(
+        _add(commands, "dataset", "register datasets, look at them, check files"), DEFAULT_URL
     )
     add_train_arguments(
         _add(commands, "train", "fine-tune a model, and follow the job"), DEFAULT_URL

@@ -105,6 +105,12 @@ def _turns(options: argparse.Namespace) -> None:
     _run(partial(run_turns, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _dataset(options: argparse.Namespace) -> None:
+    from .dataset_commands import run_dataset
+
+    _run(partial(run_dataset, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _train(options: argparse.Namespace) -> None:
     from .train_commands import run_train
 
@@ -185,6 +191,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "bank": _bank,
     "agents": _agents,
     "turns": _turns,
+    "dataset": _dataset,
     "train": _train,
     "jobs": _jobs,
     "models": _models,
