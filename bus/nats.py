@@ -10,8 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -24,7 +25,7 @@ from nats.micro.request import Request
 from nats.micro.service import EndpointStats, Service, ServiceConfig
 
 from ..schemas import BusError
-from .connection import bounded, excess, open_connection
+from .connection import CLEAN_UP_SECONDS, bounded, excess, open_connection
 from .jetstream import JetStreamStorage
 from .transport import Endpoint, Handler, Message, ServiceInfo, ServiceStats
 
@@ -167,7 +168,7 @@ class NatsTransport:
                     stats_handler=None if service.stats is None else _stats_of(service.stats),
                 )
                 micro = Service(self._client, config)
-                stack.push_async_callback(bounded, micro.stop)
+                stack.push_async_callback(bounded, partial(self._leave, micro))
                 await micro.start()
                 for endpoint in service.endpoints:
                     deliver = _deliver_to(handler, endpoint.subject)
@@ -184,6 +185,19 @@ class NatsTransport:
                 ) from error
             await self._synchronise()
             yield replace(service, id=micro.id)
+
+    async def _leave(self, service: Service) -> None:
+        """Stop a service; what the server has sent it already is still handled, where nats.micro's own way drops it."""
+        found = [endpoint._subscription for endpoint in service._endpoints]
+        subscriptions = [one for one in found if one is not None]
+        # On a lost bus nothing comes any more; what is left of the time is for the stop itself.
+        with suppress(BusError), anyio.move_on_after(CLEAN_UP_SECONDS / 2):
+            for subscription in subscriptions:
+                await self._client._send_unsubscribe(subscription._id)
+            await self._synchronise()
+            for subscription in subscriptions:
+                await subscription._pending_queue.join()
+        await service.stop()
 
     async def discover(self, name: str, *, wait: float = 0.25) -> list[ServiceInfo]:
         """Return the live instances of a service; see `Transport.discover`."""

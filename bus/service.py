@@ -130,8 +130,10 @@ class Service:
                     task_status.started()
                     await self._ending.wait()
                 self.withdrawn.set()
-                with anyio.move_on_after(self._patience):
+                with anyio.move_on_after(self._patience) as patience:
                     await self._wait_idle()
+                if patience.cancelled_caught:
+                    self._stop_all(Unavailable("the actor has been retired"))
             finally:
                 self.withdrawn.set()
                 self._stopping.set()

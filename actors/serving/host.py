@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from ...bus.bus import Bus
 from ...bus.transport import Message
-from ...schemas import AylluError, InvalidRequest, NotFound
+from ...schemas import AylluError, InvalidRequest, ModelNotFound, NotFound
 from ..registry import build_trained
 from ..supervision import Backoff
 from .bases import Bases
@@ -150,10 +150,13 @@ class ModelHost:
     async def drop(self, name: str) -> None:
         """Serve a model no more; running calls go on to their end. Returns once no new ones come."""
         async with self.lock(name):
-            served = self._served.pop(name, None)
-            if served is not None:
-                log.info("model %s is served no more", name)
-                await served.retire(self._drain_seconds)
+            await self._retire(name)
+
+    async def _retire(self, name: str) -> None:
+        served = self._served.pop(name, None)
+        if served is not None:
+            log.info("model %s is served no more", name)
+            await served.retire(self._drain_seconds)
 
     async def _follow_all(self) -> None:
         """Bring what is served here to what the records say."""
@@ -181,33 +184,43 @@ class ModelHost:
                 log.warning("the model %s cannot be read: %s", name, error)
                 return
             served = self._served.get(name)
-            if (served is not None and served.version.id == version.id) or self._waits(version):
+            if served is not None and served.version.id == version.id:
+                return
+            if self._waits(name, version):
                 return
             try:
                 self._bases.check_name(name)
                 loaded = await self.load(name, version)
+            except ModelNotFound as error:
+                # Its base is another worker's, which serves it; what was served here is an older version.
+                self._note_failure(name, version, error, level=logging.INFO)
+                await self._retire(name)
             except AylluError as error:
                 self._note_failure(name, version, error)
             else:
                 await self.switch(loaded)
 
     async def _drop_if_gone(self, name: str) -> None:
-        try:
-            await self._records.get(name)
-        except NotFound:
-            await self.drop(name)
-        except AylluError as error:
-            log.warning("the model %s cannot be read: %s", name, error)
+        async with self.lock(name):
+            try:
+                await self._records.get(name)
+            except NotFound:
+                await self._retire(name)
+            except AylluError as error:
+                log.warning("the model %s cannot be read: %s", name, error)
 
-    def _waits(self, version: Version) -> bool:
-        return any(
-            one.version == version.id and anyio.current_time() < one.until
-            for one in self._failed.values()
-        )
+    def _waits(self, name: str, version: Version) -> bool:
+        known = self._failed.get(name)
+        if known is None or known.version != version.id:
+            return False
+        return anyio.current_time() < known.until
 
-    def _note_failure(self, name: str, version: Version, error: AylluError) -> None:
+    def _note_failure(
+        self, name: str, version: Version, error: AylluError, level: int = logging.ERROR
+    ) -> None:
         known = self._failed.get(name)
         times = known.times + 1 if known is not None and known.version == version.id else 1
         wait = RETRIES.wait(times)
         self._failed[name] = _Failure(version.id, times, anyio.current_time() + wait)
-        log.error("model %s: version %d cannot be served: %s", name, version.version, error.message)
+        why = error.message
+        log.log(level, "model %s: version %d cannot be served: %s", name, version.version, why)

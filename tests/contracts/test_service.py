@@ -15,7 +15,7 @@ from ayllu.bus.calls import CLAIM_HEADER, EXCHANGE_HEADER, TIMEOUT_HEADER
 from ayllu.bus.client import client
 from ayllu.bus.context import CallContext, current_call
 from ayllu.bus.exchange import WINDOW
-from ayllu.bus.service import serve
+from ayllu.bus.service import Service, serve
 from ayllu.bus.transport import Message
 from ayllu.schemas import (
     BusError,
@@ -233,6 +233,57 @@ async def test_an_actor_that_stops_lets_running_calls_end(open_bus: OpenBus) -> 
             with anyio.CancelScope(shield=True):
                 rest += [number.value async for number in stream]
             assert rest == list(range(1, 4 * WINDOW))
+
+
+@pytest.mark.requirement("switch-loses-nothing")
+async def test_one_that_is_retired_for_another_loses_no_call(open_bus: OpenBus) -> None:
+    async def hammer(shapes: Shapes) -> None:
+        while not stop.is_set():
+            answered.append(await shapes.shout("hey"))
+
+    async def replace(old: Service) -> Service:
+        new = Service(old.bus, ShapesActor())
+        await tasks.start(new.run)
+        old.retire(30)
+        await old.withdrawn.wait()
+        return new
+
+    answered: list[str] = []
+    stop = anyio.Event()
+    with anyio.fail_after(30):
+        async with open_bus() as bus, anyio.create_task_group() as tasks:
+            shapes = client(Shapes, bus)
+            first = service = Service(bus, ShapesActor())
+            await tasks.start(service.run)
+            stream = shapes.stream_count(CountRequest(to=4 * WINDOW))
+            assert (await anext(stream)).value == 0
+            async with anyio.create_task_group() as calls:
+                for _ in range(8):
+                    calls.start_soon(hammer, shapes)
+                for _ in range(5):
+                    service = await replace(service)
+                stop.set()
+            assert set(answered) == {"HEY"}
+            # It was retired long ago, and goes on with what it had begun.
+            assert first.running_count == 1
+            rest = [number.value async for number in stream]
+            assert rest == list(range(1, 4 * WINDOW))
+            tasks.cancel_scope.cancel()
+
+
+async def test_patience_with_calls_of_a_retired_actor_ends(open_bus: OpenBus) -> None:
+    async def hang() -> None:
+        with pytest.raises(Unavailable):
+            await client(Shapes, service.bus).hang()
+
+    with anyio.fail_after(20):
+        async with open_bus() as bus, anyio.create_task_group() as tasks:
+            actor = ShapesActor()
+            service = Service(bus, actor)
+            await tasks.start(service.run)
+            tasks.start_soon(hang)
+            await actor.started.wait()
+            service.retire(0.01)
 
 
 @pytest.mark.requirement("supervision")

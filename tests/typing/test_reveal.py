@@ -28,6 +28,9 @@ async def over_the_websocket(stack: Stack, request: ChatCompletionRequest) -> No
     reveal_type(await stack.post_training.job.status(job_uuid="x"))
     async for document in stack.memory_bank.get(bank_uuid="b", document_uuids=["d"]):
         reveal_type(document)
+    async for model in stack.models():
+        reveal_type(model)
+    reveal_type(await stack.models.rollback(name="m"))
     async with stack.agent("a").turn("Hello") as turn:
         async for told in turn:
             reveal_type(told)
@@ -43,6 +46,8 @@ REVEALED = [
     "ChatCompletionResponse",
     "PostTrainingJobStatusResponse",
     "MemoryBankDocument",
+    "Model",
+    "RegisteredModel",
     "TurnEvent",
     "Turn",
     "Turn",

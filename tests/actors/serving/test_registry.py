@@ -12,6 +12,7 @@ import pytest
 from support.checkpoints import SAYS, STEPS, checkpoint_of, foreign_copy
 from support.serving import SPEC, Registry, chat, deployment, running_worker
 
+from ayllu.actors.registry import ModelSpec
 from ayllu.bus import Bus
 from ayllu.bus.bus import local_bus
 from ayllu.schemas import (
@@ -187,6 +188,16 @@ async def test_other_workers_follow(tmp_path: Path) -> None:
         async with local_bus() as bus, deployment(bus, tmp_path / "first") as registry:
             await registry.register("inca", "lora")
             await follows(bus, registry)
+
+
+@pytest.mark.requirement("registered-by-all")
+async def test_a_worker_without_the_base_leaves_a_model_to_others(tmp_path: Path) -> None:
+    echo = ModelSpec(name="echo", engine="scripted", source="echo")
+    async with served(tmp_path) as registry:
+        await registry.register("inca", "other")
+        async with running_worker(registry.bus, tmp_path / "second", specs=[echo]):
+            assert (await registry.served())["inca"].actors == 1
+            assert await registry.ask("inca") == SAYS["other"]
 
 
 @pytest.mark.requirement("failed-load-changes-nothing")
