@@ -91,10 +91,24 @@ def load_model(
         use_safetensors=True,
         **options,
     )
-    if not in_4_bits and not several:
+    if in_4_bits:
+        _keep_trainable(model)
+    elif not several:
         model.to(device)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _keep_trainable(model: PreTrainedModel) -> None:
+    """Let no validation on a CPU repack the weights for bitsandbytes' fast kernel, through which no gradient passes.
+
+    It would leave them so (until they are saved, which unpacks them): all gradients of later iterations were zero.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def context_of(folder: Path) -> int:

@@ -8,6 +8,7 @@ from support.processes import alive, descendants, wait_for
 from support.training import run_children, run_spec, started_child
 
 from ayllu.actors.training.protocol import Measured, Stopped
+from ayllu.schemas import FinetuningAlgorithm
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,7 @@ def test_two_processes_train_as_one_does_and_end_with_their_trainer(
     tiny: Path, tmp_path: Path
 ) -> None:
     training = {"n_iters": 4, "memory_efficient_fsdp_wrap": True}
-    spec = run_spec(tiny, tmp_path, training=training)
+    spec = run_spec(tiny, tmp_path, training=training, algorithm=FinetuningAlgorithm.qlora)
     several = replace(spec, processes=2)
     one, two = run_children([(tmp_path / "1", spec), (tmp_path / "2", several)])
     assert two.completed, two
