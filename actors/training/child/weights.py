@@ -104,7 +104,7 @@ def _keep_trainable(model: PreTrainedModel) -> None:
 
     It would leave them so (until they are saved, which unpacks them): all gradients of later iterations were zero.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
