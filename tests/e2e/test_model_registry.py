@@ -94,6 +94,29 @@ async def test_what_is_registered_over_the_websocket_outlives_its_worker(up: Up)
         await stack.models.unregister("inca")
 
 
+@pytest.mark.asyncio
+@pytest.mark.requirement("switch-loses-nothing")
+async def test_a_switch_under_load_loses_no_call(up: Up) -> None:
+    answers: list[str] = []
+
+    async def hammer() -> None:
+        while not stop.is_set():
+            answers.append(await ask(stack, "chaski"))
+
+    async with connect(up.url) as stack:
+        await stack.models.register(request("chaski", "lora"))
+        stop = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(hammer)
+            await stack.models.register(request("chaski", "other"))
+            for version in (1, 2, 1, 2):
+                await stack.models.rollback("chaski", version)
+            stop.set()
+        assert set(answers) == {SAYS["lora"], SAYS["other"]}
+        await stack.models.unregister("chaski")
+
+
 @pytest.mark.requirement("models-command")
 def test_the_command(up: Up) -> None:
     def models(*arguments: str) -> str:
