@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -25,6 +26,8 @@ def main() -> int:
     if several and sys.platform == "linux":
         # The launcher of several gives each a group of its own, which is not ended with the launcher's.
         die_with_parent()
+    # It recommends a package for one of its kernels whenever it is imported, also to those who never use it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     folder = Path(sys.argv[1]).resolve()
     session = Session(os.environ[SOCKET_VARIABLE], int(os.environ.get("RANK", "0")))
     try:
