@@ -47,14 +47,16 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
 Measure = Callable[[], Awaitable[dict[str, float]]]
 
 
-async def alternate(measures: Mapping[str, Measure], pairs: int) -> dict[str, dict[str, Any]]:
-    """Measure things in turn, A B, B A, A B ..., after one round that does not count.
+async def alternate(
+    measures: Mapping[str, Measure], pairs: int, *, warm: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Measure things in turn, A B, B A, A B ..., if ``warm`` after one round that does not count.
 
     Returns:
         By thing and by quantity, the values of all runs in the order of the pairs.
     """
     names = list(measures)
-    for name in names:
+    for name in names if warm else ():
         await measures[name]()
     values: dict[str, dict[str, Any]] = {name: {} for name in names}
     for pair in range(pairs):

@@ -14,7 +14,14 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def run_module(*arguments: str) -> str:
+SCENARIOS = [
+    "streams-1", "streams-32", "turns-1", "turns-32", "resume", "executors", "waiting", "model", "vectors",
+    "ingest", "restart", "retrieval", "unread", "idle", "startup",
+]  # fmt: skip
+"""All but those that train."""
+
+
+def run_module(*arguments: str, seconds: float = 110) -> str:
     """Run a module in the project's root, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -22,7 +29,7 @@ def run_module(*arguments: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=seconds,
         env={**os.environ, "PYTHONWARNINGS": "default"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -38,29 +45,15 @@ def assert_spread(found: dict[str, Any], runs: int) -> None:
 @pytest.mark.requirement("benchmark")
 def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    table = run_module("benchmarks", "--tiny", "--pairs", "1", "--out", str(out))
+    table = run_module(
+        "benchmarks", "--tiny", "--pairs", "1", "--out", str(out), "--only", *SCENARIOS
+    )
     report = json.loads(out.read_text())
     assert report["machine"].keys() == {"processor", "cores", "memory", "system"}
     assert {"python", "ayllu", "nats-server", "uvloop"} <= report["versions"].keys()
     assert len(report["load_before"]) == len(report["load_after"]) == 3
     results = report["results"]
-    assert list(results) == [
-        "streams-1",
-        "streams-32",
-        "turns-1",
-        "turns-32",
-        "resume",
-        "executors",
-        "waiting",
-        "model",
-        "vectors",
-        "ingest",
-        "restart",
-        "retrieval",
-        "unread",
-        "idle",
-        "startup",
-    ]
+    assert list(results) == SCENARIOS
     for name in ("streams-1", "streams-32"):
         for system in ("ayllu", "single", "pipe"):
             for quantity in ("tokens_per_second", "first_token_ms", "gateway_cpu_us_per_token"):
@@ -87,6 +80,20 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
     assert_spread(results["unread"]["ratio_p99_first_ms"], 1)
     assert_spread(results["startup"]["scripted"], 1)
     assert "ayllu / pipe" in table
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+@pytest.mark.requirement("benchmark")
+def test_the_benchmark_of_training_measures_a_job_beside_the_script(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    arguments = ["--only", "training", "--tiny", "--pairs", "1", "--out", str(out)]
+    table = run_module("benchmarks", *arguments, seconds=300)
+    result = json.loads(out.read_text())["results"]["training"]
+    for name in ("job", "by_hand", "ratio", "last_step_to_job_end", "register_to_first_token"):
+        assert_spread(result[name], 1)
+    assert result["killed_to_next_iteration"] > 0
+    assert "job / script" in table
 
 
 @pytest.mark.requirement("profile")
