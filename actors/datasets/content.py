@@ -236,7 +236,7 @@ class ContentStore:
                 finally:
                     Path(file.name).unlink(missing_ok=True)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise Overloaded("there is no room on the disk for the content") from error
             raise InvalidRequest(f"the content cannot be read: {error.strerror}") from error
 

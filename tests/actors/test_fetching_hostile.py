@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import anyio.abc
 import pytest
+import trustme
+from anyio.streams.tls import TLSListener
 
 from ayllu.actors.fetching import MAX_REDIRECTS, Limits, check_url, fetching, is_public
 from ayllu.schemas import AylluError, InvalidRequest, PermissionDenied, TooLarge, Unavailable
 
 pytestmark = pytest.mark.requirement("fetching-hostile")
 
-Answer = bytes | Callable[[anyio.abc.ByteStream], object]
 OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
 
 
@@ -31,7 +34,7 @@ class Server:
     def host(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    async def handle(self, stream: anyio.abc.SocketStream) -> None:
+    async def handle(self, stream: anyio.abc.ByteStream) -> None:
         async with stream:
             head = b""
             while b"\r\n\r\n" not in head:
@@ -47,10 +50,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(answers: Mapping[str, bytes]) -> AsyncIterator[Server]:
+async def serving(
+    answers: Mapping[str, bytes], context: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
     server = Server(answers)
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    server.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    tcp = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    server.port = tcp.extra(anyio.abc.SocketAttribute.local_port)
+    listener = TLSListener(tcp, context, standard_compatible=False) if context else tcp
     with anyio.fail_after(20):
         async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, server.handle)
@@ -244,3 +250,55 @@ def test_public_addresses() -> None:
             ],
         )
     )
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """An authority that is trusted."""
+    made = trustme.CA()
+    made.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    return made
+
+
+def certified(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["localhost", "other.example"])
+async def test_a_certificate_is_that_of_the_name_though_the_address_was_asked(
+    authority: trustme.CA, name: str
+) -> None:
+    context = certified(authority, name)
+    asked: list[str | None] = []
+    context.sni_callback = lambda _socket, sni, _context: asked.append(sni)
+    async with serving({"/x": OK + b"Content-Length: 2\r\n\r\nok"}, context) as server:
+        host = f"localhost:{server.port}"
+        found = fetching(f"https://{host}/x", Limits(1000, 5.0, [host]))
+        if name == "localhost":
+            async with found as reply:
+                assert b"".join([chunk async for chunk in reply.body]) == b"ok"
+            [head] = server.asked
+            assert f"host: {host}" in head.decode().lower()
+        else:
+            with pytest.raises(Unavailable):
+                async with found:
+                    pass
+            assert not server.asked
+    assert set(asked) == {"localhost"}
+
+
+@pytest.mark.asyncio
+async def test_no_redirect_leads_out_of_https(authority: trustme.CA) -> None:
+    async with serving({"/y": OK + b"\r\n"}) as plain:
+        answers = {"/x": redirect(f"http://{plain.host}/y")}
+        async with serving(answers, certified(authority, "localhost")) as server:
+            host = f"localhost:{server.port}"
+            with pytest.raises(InvalidRequest):
+                async with fetching(f"https://{host}/x", Limits(1000, 5.0, [host, plain.host])):
+                    pass
+            assert len(server.asked) == 1
+        assert not plain.asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,15 @@ import pytest
 
 from ayllu.actors.datasets.content import ContentStore
 from ayllu.actors.datasets.settings import DatasetsConfig
-from ayllu.schemas import AylluError, InvalidRequest, NotFound, PermissionDenied, TooLarge
+from ayllu.schemas import (
+    AylluError,
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    TooLarge,
+)
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("dataset-hostile-files")]
 
@@ -174,3 +183,48 @@ async def test_what_a_server_says_it_is(
             else:
                 content = await place.store.fetch(f"http://{host}/{name}")
                 assert (content.format, content.path.read_bytes()) == (format_, ROWS)
+
+
+async def test_a_file_that_changes_while_it_is_read_is_noticed(place: Place) -> None:
+    url = place.inside.as_uri()
+    with pytest.raises(Conflict) as found:
+        async with place.store.reading(url) as content:
+            assert content.path == place.inside
+            place.inside.write_bytes(ROWS * 2)
+    assert found.value.retryable
+    assert await place.store.fingerprint(url) == f"sha256:{hashlib.sha256(ROWS * 2).hexdigest()}"
+
+
+async def test_a_file_is_read_for_a_bounded_time(place: Place) -> None:
+    place.inside.write_bytes(b"x" * (8 << 20))
+    place.store = ContentStore(
+        place.copies, DatasetsConfig(roots=[str(place.root)], timeout=0.000001)
+    )
+    assert type(await place.refusal(place.inside.as_uri())) is DeadlineExceeded
+
+
+FULL = """
+import resource, sys, anyio
+from pathlib import Path
+from ayllu.actors.datasets.content import ContentStore
+from ayllu.actors.datasets.settings import DatasetsConfig
+from ayllu.schemas import Overloaded
+
+root, copies = map(Path, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    anyio.run(ContentStore(copies, DatasetsConfig(roots=[str(root)])).fetch, f"file://{root}/x.jsonl")
+except Overloaded as error:
+    assert error.retryable and str(copies) not in error.message
+    print("full", list(copies.iterdir()))
+"""
+
+
+async def test_a_disk_without_room_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    # A process that may not write more is told so at the same place.
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "x.jsonl").write_bytes(ROWS * 200_000)
+    command = [sys.executable, "-c", FULL, str(root), str(tmp_path / "copies")]
+    done = await anyio.run_process(command, check=False)
+    assert done.stdout.decode() == "full []\n", done.stderr.decode()
