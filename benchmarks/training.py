@@ -137,7 +137,8 @@ async def measure_training(
         data = folder / "train.jsonl"
         # The first one makes torch weights of the GGUF file, which both then start from.
         await run_job(stack, request("first", data, 1))
-        (weights,) = (folder / "data" / "training" / "weights").iterdir()
+        (made,) = (folder / "data" / "training" / "weights").glob("*/config.json")
+        weights = made.parent
 
         async def job() -> dict[str, float]:
             return await run_job(stack, request(f"job-{uuid4().hex[:8]}", data, iterations))

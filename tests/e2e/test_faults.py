@@ -26,6 +26,7 @@ from support.processes import (
 from ayllu.bus import connect as connect_bus
 from ayllu.bus.durable import StreamSpec
 from ayllu.client import Stack, connect
+from ayllu.runtime.supervisor import WORKERS
 from ayllu.schemas import (
     AylluError,
     ChatCompletionRequest,
@@ -106,7 +107,7 @@ async def test_the_gateway_is_killed_and_the_client_reconnects(tmp_path: Path) -
 @pytest.mark.requirement("ends-cleanly")
 async def test_sigterm_ends_everything(tmp_path: Path) -> None:
     with running_up(tmp_path / "data") as up:
-        assert len(descendants(up.process.pid)) == 5
+        assert len(descendants(up.process.pid)) == 1 + len(WORKERS)
         async with connect(up.url) as stack:
             stream = stack.stream_chat_completion(chat_request("stall"))
             await anext(stream)
@@ -122,7 +123,7 @@ async def test_sigterm_ends_everything(tmp_path: Path) -> None:
 async def test_killed_with_9_its_children_end_too(tmp_path: Path) -> None:
     with running_up(tmp_path / "data") as up:
         below = descendants(up.process.pid)
-        assert len(below) == 5
+        assert len(below) == 1 + len(WORKERS)
         up.process.send_signal(signal.SIGKILL)
         up.process.wait(5)
         wait_for("the end of all children", lambda: not any(map(alive, below)), 5)
