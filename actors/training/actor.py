@@ -61,9 +61,9 @@ class PostTrainingActor(PostTraining):
         await self._accept(request, request.finetuned_model, request.algorithm.value)
 
     async def _accept(self, request: JobRequest, model: str, algorithm: str) -> None:
-        require_packages(*(["optuna"] if is_search(request.hyperparam_search_config) else []))
-        workshop = self._workshop
-        await anyio.to_thread.run_sync(_check, request, workshop)
+        # A request that was accepted is not judged again: what it names may be gone by now, and the job is there.
+        if not await self._jobs.has(request):
+            await anyio.to_thread.run_sync(_check, request, self._workshop)
         record = JobRecord(
             job=request.job_uuid,
             kind="sft" if method_of(request) == "sft" else "dpo",
@@ -76,6 +76,7 @@ class PostTrainingActor(PostTraining):
 
 
 def _check(request: JobRequest, workshop: Workshop) -> None:
+    require_packages(*(["optuna"] if is_search(request.hyperparam_search_config) else []))
     check_request(request, workshop.content, workshop.settings)
     workshop.base_of(request)
 

@@ -80,7 +80,7 @@ class Jobs:
     async def keep(self, request: JobRequest, record: JobRecord) -> JobRecord:
         """Keep a job without queueing it; see `submit`."""
         payload = encode(request)
-        digest = hashlib.sha256(payload).hexdigest()
+        digest = digest_of(request)
         record = replace(record, digest=digest)
         await self._requests.put(f"{record.job}\n{digest}", payload)
         try:
@@ -94,6 +94,11 @@ class Jobs:
                 ) from None
             return known
         return record
+
+    async def has(self, request: JobRequest) -> bool:
+        """Tell whether there is a job already with this very request."""
+        entry = await self._records.get(request.job_uuid)
+        return entry is not None and decode(entry.value, JobRecord).digest == digest_of(request)
 
     async def record(self, job: str) -> JobRecord:
         """Return a job.
@@ -168,6 +173,11 @@ async def open_jobs(bus: Bus) -> Jobs:
         await bus.storage.streams.ensure(spec)
     records = await bus.storage.key_value(JOB_BUCKET)
     return Jobs(bus, records, await bus.storage.objects(REQUEST_BUCKET))
+
+
+def digest_of(request: JobRequest) -> str:
+    """Return what tells one request from another."""
+    return hashlib.sha256(encode(request)).hexdigest()
 
 
 def ended(record: JobRecord, status: PostTrainingJobStatus) -> JobRecord:

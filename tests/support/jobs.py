@@ -96,7 +96,7 @@ def scripted(plan: Plan) -> Any:
     return command
 
 
-def workshop(folder: Path, plan: Plan, **settings: Any) -> Workshop:
+def workshop(folder: Path, plan: Plan, *, roots: Sequence[str] = (), **settings: Any) -> Workshop:
     """Return where jobs are run by the double; its model is a folder that is never read."""
     weights = folder / "tiny"
     weights.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def workshop(folder: Path, plan: Plan, **settings: Any) -> Workshop:
     return Workshop(
         chosen,
         Trainables(chosen, [], folder / "weights"),
-        ContentStore(folder / "content", DatasetsConfig()),
+        ContentStore(folder / "content", DatasetsConfig(roots=list(roots))),
         folder / "jobs",
         scripted(plan),
     )

@@ -159,6 +159,22 @@ def dpo_request(model: str, **alignment: float) -> PostTrainingRLHFRequest:
     )
 
 
+@pytest.mark.requirement("job-idempotent")
+async def test_a_request_that_was_accepted_is_not_judged_again(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "x"}\n')
+    dataset = Dataset({"text": DatasetColumnType.text}, file.as_uri())
+    request = sft_request("a", dataset=dataset, validation_dataset=dataset)
+    async with local_bus() as bus:
+        async with running_training(bus, tmp_path, roots=[str(tmp_path)]) as training:
+            await training.training.supervised_fine_tune(request)
+            assert (await training.ended("a")).status == Status.completed
+            file.unlink()
+            await training.training.supervised_fine_tune(request)
+            with pytest.raises(NotFound):
+                await training.training.supervised_fine_tune(replace(request, job_uuid="b"))
+
+
 @pytest.mark.parametrize(
     "alignment",
     [
