@@ -1,11 +1,17 @@
-"""Ending child processes."""
+"""Child processes: what they may know, and their end."""
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
 import anyio
 from anyio.abc import Process
+
+
+def foreign_environment() -> dict[str, str]:
+    """Return our environment without what is ours, credentials of the bus among it: for programs that need none of it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AYLLU_")}
 
 
 async def stop_process(process: Process, *, patience: float) -> None:

@@ -5,8 +5,9 @@ need not load that.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
+
+from .sub_commands import actions_of, at_gateway
 
 AGENT_EXAMPLES = {
     "list": "ayllu agents list",
@@ -36,43 +37,11 @@ AGENT_EXAMPLE, TURN_EXAMPLE, LETTER_EXAMPLE = (
     "\n  ".join(examples.values()) for examples in (AGENT_EXAMPLES, TURN_EXAMPLES, LETTER_EXAMPLES)
 )
 
-Add = Callable[[str, str], argparse.ArgumentParser]
-
-
-def _actions(
-    parser: argparse.ArgumentParser, examples: dict[str, str], *, required: bool = True
-) -> Add:
-    """Return what adds the sub-commands of a command."""
-    actions = parser.add_subparsers(dest="action", required=required, metavar="ACTION")
-
-    def add(name: str, help_: str) -> argparse.ArgumentParser:
-        return actions.add_parser(
-            name,
-            help=help_,
-            description=f"{help_[0].upper()}{help_[1:]}.",
-            epilog=f"example:\n  {examples[name]}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    return add
-
-
-def _at_gateway(add: Add, default_url: str) -> Add:
-    """Return what adds a sub-command that takes ``--url`` as its command does."""
-
-    def add_with_url(name: str, help_: str) -> argparse.ArgumentParser:
-        action = add(name, help_)
-        help_url = f"of the gateway ({default_url})"
-        action.add_argument("--url", default=argparse.SUPPRESS, help=help_url)
-        return action
-
-    return add_with_url
-
 
 def add_agent_arguments(parser: argparse.ArgumentParser, default_url: str) -> None:
     """Add the options and sub-commands of ``ayllu agents`` to its parser."""
     parser.add_argument("--url", default=default_url, help="of the gateway (%(default)s)")
-    add = _at_gateway(_actions(parser, AGENT_EXAMPLES), default_url)
+    add = at_gateway(actions_of(parser, AGENT_EXAMPLES), default_url)
     add("list", "list all agents").add_argument("--json", action="store_true", help="for programs")
     add("show", "print an agent as JSON").add_argument("agent", metavar="AGENT")
     create = add("create", "create an agent from a file")
@@ -88,7 +57,7 @@ def add_turn_arguments(parser: argparse.ArgumentParser, default_url: str) -> Non
     parser.add_argument("--url", default=default_url, help="of the gateway (%(default)s)")
     parser.add_argument("agent", metavar="AGENT", help="the agent's id")
     parser.set_defaults(json=False, limit=100)
-    add = _at_gateway(_actions(parser, TURN_EXAMPLES, required=False), default_url)
+    add = at_gateway(actions_of(parser, TURN_EXAMPLES, required=False), default_url)
     list_ = add("list", "list the last turns, oldest first (the default)")
     list_.add_argument("--limit", type=int, default=100, help="how many at most (%(default)s)")
     list_.add_argument("--json", action="store_true", help="for programs")
@@ -102,7 +71,7 @@ def add_turn_arguments(parser: argparse.ArgumentParser, default_url: str) -> Non
 
 def add_letter_arguments(parser: argparse.ArgumentParser, data_dir: Path) -> None:
     """Add the options and sub-commands of ``ayllu dlq`` to its parser."""
-    add = _actions(parser, LETTER_EXAMPLES)
+    add = actions_of(parser, LETTER_EXAMPLES)
 
     def add_at_bus(name: str, help_: str, *, one: bool = True) -> argparse.ArgumentParser:
         action = add(name, help_)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from .sub_commands import actions_of, at_gateway
+
 EXAMPLES = {
     "create": "ayllu dataset create greetings greetings.jsonl\n  ayllu dataset create news "
     "https://example.com/news.parquet --columns text=text",
@@ -23,28 +25,16 @@ types of columns: dialog (a list of messages), text, number, json, media (an add
 def add_dataset_arguments(parser: argparse.ArgumentParser, default_url: str) -> None:
     """Add the options and sub-commands of ``ayllu dataset`` to its parser."""
     parser.add_argument("--url", default=default_url, help="of the gateway (%(default)s)")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def add(name: str, help_: str, *, more: str = "") -> argparse.ArgumentParser:
-        action = actions.add_parser(
-            name,
-            help=help_,
-            description=f"{help_[0].upper()}{help_[1:]}.",
-            epilog=f"example:\n  {EXAMPLES[name]}\n{more}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if name != "check":
-            help_url = f"of the gateway ({default_url})"
-            action.add_argument("--url", default=argparse.SUPPRESS, help=help_url)
-        return action
-
-    create = add("create", "register a dataset; all of it is read and checked", more=f"\n{TYPES}")
+    add_local = actions_of(parser, EXAMPLES)
+    add = at_gateway(add_local, default_url)
+    create = add("create", "register a dataset; all of it is read and checked")
     create.add_argument("dataset", metavar="ID", help="its id")
     create.add_argument("source", metavar="FILE_OR_URL", help="jsonl, json, csv or parquet")
-    check = add("check", "look at a file row by row, without a gateway", more=f"\n{TYPES}")
+    check = add_local("check", "look at a file row by row, without a gateway")
     check.set_defaults(url=default_url)
     check.add_argument("source", metavar="FILE", help="jsonl, json, csv or parquet")
     for action in (create, check):
+        action.epilog = f"{action.epilog}\n\n{TYPES}"
         action.add_argument(
             "--columns",
             nargs="+",

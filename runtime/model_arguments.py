@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .sub_commands import actions_of, at_gateway
+
 EXAMPLES = {
     "list": "ayllu models list",
     "register": "ayllu models register support --job my-first\n"
@@ -22,20 +24,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, default_url: str) -> No
     """Add the options and sub-commands of ``ayllu models`` to its parser."""
     parser.add_argument("--url", default=default_url, help="of the gateway (%(default)s)")
     parser.set_defaults(json=False)
-    actions = parser.add_subparsers(dest="action", metavar="ACTION")
-
-    def add(name: str, help_: str) -> argparse.ArgumentParser:
-        action = actions.add_parser(
-            name,
-            help=help_,
-            description=f"{help_[0].upper()}{help_[1:]}.",
-            epilog=f"example:\n  {EXAMPLES[name]}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        help_url = f"of the gateway ({default_url})"
-        action.add_argument("--url", default=argparse.SUPPRESS, help=help_url)
-        return action
-
+    add = at_gateway(actions_of(parser, EXAMPLES, required=False), default_url)
     list_ = add("list", "list the models that are served, and those that are registered (default)")
     list_.add_argument("--json", action="store_true", help="for programs")
     register = add("register", "serve a checkpoint as a model, without a restart")

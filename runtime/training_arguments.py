@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 
 from ..schemas import FinetuningAlgorithm, OptimizerType
+from .sub_commands import actions_of, at_gateway
 
 TRAIN_EXAMPLES = {
     "sft": "ayllu train sft --model smollm2 --dataset dialogs.jsonl --validation held-out.jsonl --job my-first",
@@ -113,22 +114,8 @@ def _add_common(parser: argparse.ArgumentParser, default_url: str) -> None:
 def add_job_arguments(parser: argparse.ArgumentParser, default_url: str) -> None:
     """Add the options and sub-commands of ``ayllu jobs`` to its parser."""
     parser.add_argument("--url", default=default_url, help="of the gateway (%(default)s)")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION")
     parser.set_defaults(json=False, limit=100)
-
-    def add(name: str, help_: str) -> argparse.ArgumentParser:
-        action = actions.add_parser(
-            name,
-            help=help_,
-            description=f"{help_[0].upper()}{help_[1:]}.",
-            epilog=f"example:\n  {JOB_EXAMPLES[name]}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        action.add_argument(
-            "--url", default=argparse.SUPPRESS, help=f"of the gateway ({default_url})"
-        )
-        return action
-
+    add = at_gateway(actions_of(parser, JOB_EXAMPLES, required=False), default_url)
     list_ = add("list", "list jobs: running, waiting in their order, then ended; the default")
     list_.add_argument("--json", action="store_true", help="for programs")
     list_.add_argument("--limit", type=int, default=100, help="(%(default)s)")

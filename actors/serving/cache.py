@@ -20,6 +20,7 @@ import anyio.to_thread
 from anyio.abc import Process
 
 from ...bus.lifeline import launch_command
+from ...bus.processes import foreign_environment
 from ...schemas import AylluError, EngineError, decode
 from ...schemas.errors import error_from
 from ..training.checkpoints import MANIFEST, RESUME, files_of
@@ -122,9 +123,7 @@ def _remove(path: Path) -> None:
 async def _convert(checkpoint: Path, base: Path, target: Path, conversion: Conversion) -> None:
     program = [sys.executable, "-P", "-m", "ayllu.actors.serving.convert"]
     command = launch_command([*program, str(checkpoint), str(base), str(target), conversion])
-    # What is ours, credentials of the bus among it, is none of its business.
-    environment = {key: text for key, text in os.environ.items() if not key.startswith("AYLLU_")}
-    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = foreign_environment() | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = await anyio.open_process(
         command,
         stdin=subprocess.PIPE,

@@ -10,6 +10,7 @@ import msgspec
 
 from ...bus.bus import Bus
 from ...bus.durable import KeyValue
+from ...bus.subjects import ROOT
 from ...schemas import (
     BusError,
     Conflict,
@@ -22,7 +23,7 @@ from ...schemas import (
 from .convert import Conversion
 
 BUCKET = "models"
-CHANGED = "ayllu.v1.signal.models"
+CHANGED = f"{ROOT}.signal.models"
 """The subject on which hosts hear that there is something to look at; live, not stored."""
 CHANGES = 100
 """How often a change is tried while others change the same model."""

@@ -189,15 +189,11 @@ def remove(checkpoint: Path) -> None:
 
 
 def _digest(path: Path, *, flush: bool = False) -> tuple[int, str]:
-    digest = hashlib.sha256()
-    size = 0
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
+        digest = hashlib.file_digest(file, "sha256")
         if flush:
             os.fsync(file.fileno())
-    return size, digest.hexdigest()
+        return file.tell(), digest.hexdigest()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 from msgspec.structs import replace
 
+from ...bus.processes import foreign_environment
 from ...schemas import (
     AylluError,
     BusError,
@@ -48,7 +48,6 @@ RECORD_SECONDS = 2.0
 LOOK_SECONDS = 2.0
 """How often it is looked whether a job was cancelled, should the signal of it be lost."""
 PRUNED = "pruned"
-OURS = "AYLLU_"
 
 Judge = Callable[[JobMetrics], bool]
 """Tells of each validation whether the job shall go on."""
@@ -113,8 +112,7 @@ class Attempt:
             folder.mkdir(parents=True, exist_ok=True)
             write_run(folder, spec)
             command = self._workshop.command(spec, folder)
-            # What else we know, the bus's address with its credentials above all, is none of its business.
-            known = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+            known = foreign_environment()
             return await self._in_child(
                 command, lambda socket: child_environment(spec, socket, known)
             )
