@@ -37,6 +37,10 @@ EMBEDDING_SERVICE = "embedding"
 """The services whose instances tell in their metadata which models they serve."""
 
 
+KINDS = {"embeddings": "embedding", "reward_scoring.score": "reward"}
+"""The kind of models that operations are routed to which are not answered by language models."""
+
+
 async def served_models(bus: Bus) -> list[Model]:
     """Return the models that live actors serve, as they describe them, one entry an actor and model."""
     services: list[ServiceInfo] = []
@@ -92,7 +96,7 @@ async def open_call(
     async def explain_absence() -> AylluError:
         if model is None:
             return Unavailable(f"no live actor serves {operation.base_name} at present")
-        kind = "embedding" if operation.base_name == "embeddings" else "language"
+        kind = KINDS.get(operation.base_name, "language")
         models = [known for known in await served_models(bus) if known.kind == kind]
         if not models:
             return Unavailable("no live actor serves any model at present")

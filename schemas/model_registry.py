@@ -39,8 +39,10 @@ class ModelVersion(Reply, frozen=True):
     url: URL
     base: str
     kind: Annotated[
-        Literal["adapter", "model"],
-        Meta(description="Served as an adapter on its base, or merged into weights of its own."),
+        Literal["adapter", "model", "reward"],
+        Meta(
+            description="Served as an adapter on its base, merged into weights of its own, or as a reward model."
+        ),
     ]
     job_uuid: str | None = None
     iters: int | None = None

@@ -25,8 +25,10 @@ class Model(Reply, frozen=True):
         ),
     ] = []
     kind: Annotated[
-        Literal["language", "embedding"],
-        Meta(description="`language` models answer, `embedding` models make vectors of texts."),
+        Literal["language", "embedding", "reward"],
+        Meta(
+            description="`language` models answer, `embedding` models make vectors of texts, `reward` models score answers."
+        ),
     ] = "language"
     actors: Annotated[int, Meta(description="How many actors serve it.")] = 1
     base: Annotated[
@@ -34,6 +36,13 @@ class Model(Reply, frozen=True):
     ] = None
     version: Annotated[
         int | None, Meta(description="Of a registered model; while it is switched, the newer one.")
+    ] = None
+    description: Annotated[str, Meta(description="Of a reward model: what its scores mean.")] = ""
+    lowest_score: Annotated[
+        float | None, Meta(description="Of a reward model; null is no limit.")
+    ] = None
+    highest_score: Annotated[
+        float | None, Meta(description="Of a reward model; null is no limit.")
     ] = None
 
 

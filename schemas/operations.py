@@ -8,13 +8,14 @@ from types import MappingProxyType
 from .agents import AgenticSystem, AgentTurns
 from .datasets import Datasets
 from .embeddings import Embeddings
+from .improvement import Improvement
 from .inference import Inference
 from .memory import MemoryBankDocuments, MemoryBanks
 from .model_registry import ModelRegistry
 from .models import Models
 from .post_training import PostTraining
 from .rewards import RewardScoring
-from .synthetic_data import SyntheticDataGeneration
+from .synthetic_data import SyntheticDataGeneration, SyntheticDataJobs
 from .training_jobs import PostTrainingJobs
 from .webmethod import Operation, operations_of
 
@@ -26,11 +27,13 @@ PROTOCOLS: tuple[type, ...] = (
     MemoryBankDocuments,
     RewardScoring,
     SyntheticDataGeneration,
+    SyntheticDataJobs,
     Datasets,
     PostTraining,
     PostTrainingJobs,
     Models,
     ModelRegistry,
+    Improvement,
     Embeddings,
 )
 

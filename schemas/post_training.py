@@ -167,9 +167,7 @@ class LoggerConfig(Wire, frozen=True):
     tensorboard: Annotated[bool, Meta(description="Whether TensorBoard files are written.")] = True
 
 
-class PostTrainingSFTRequest(Wire, frozen=True):
-    """Request to finetune a model."""
-
+class _FineTuning(Wire, frozen=True):
     job_uuid: JobId
     model: ModelName
     dataset: Dataset
@@ -184,6 +182,14 @@ class PostTrainingSFTRequest(Wire, frozen=True):
     training_config: TrainingConfig
     hyperparam_search_config: HyperparameterSearch
     logger_config: LoggerConfig
+
+
+class PostTrainingSFTRequest(_FineTuning, frozen=True):
+    """Request to finetune a model."""
+
+
+class PostTrainingRewardRequest(_FineTuning, frozen=True):
+    """Extension: request to make a reward model of a model, from pairs of a chosen and a rejected answer."""
 
 
 class PostTrainingRLHFRequest(Wire, frozen=True):
@@ -214,4 +220,9 @@ class PostTraining(Protocol):
     @webmethod(route="/post_training/preference_optimize/", operation_id="post_preference_optimize")
     async def preference_optimize(self, request: PostTrainingRLHFRequest) -> None:
         """Start a job of preference optimisation; the same request again is the same job."""
+        ...
+
+    @webmethod(route="/post_training/reward_model")
+    async def reward_model(self, request: PostTrainingRewardRequest) -> None:
+        """Start a job that trains a reward model; the same request again is the same job."""
         ...

@@ -14,7 +14,8 @@ from .datasets import Fingerprint
 from .webmethod import webmethod
 from .wire import Reply
 
-JobKind = Literal["sft", "dpo"]
+JobKind = Literal["sft", "dpo", "reward", "synthetic_data", "improvement"]
+"""What a job does: training, and as an extension the other work that takes long."""
 
 
 class PostTrainingJobLogStream(Reply, frozen=True):
@@ -74,11 +75,21 @@ class JobMetrics(Reply, frozen=True):
     ] = {}
 
 
+class JobProgress(Reply, frozen=True):
+    """Extension: how far a job is that does not train."""
+
+    done: int
+    total: int
+    unit: Annotated[str, Meta(description="What is counted, in the plural.")]
+    figures: Annotated[dict[str, float], Meta(description="What else is known so far.")] = {}
+
+
 class JobEventKind(StrEnum):
     """What an event tells."""
 
     log = "log"
     metrics = "metrics"
+    progress = "progress"
     checkpoint = "checkpoint"
     status = "status"
 
@@ -100,6 +111,7 @@ class JobEvent(Reply, frozen=True):
     status: PostTrainingJobStatus | None = None
     phase: Annotated[str | None, Meta(description="What a running job does now.")] = None
     trial: Annotated[str | None, Meta(description="The job of a trial that begins or ends.")] = None
+    progress: JobProgress | None = None
 
 
 class JobTrial(Reply, frozen=True):
@@ -133,6 +145,7 @@ class PostTrainingJobStatusResponse(Reply, frozen=True):
     metrics: Annotated[JobMetrics | None, Meta(description="The last ones.")] = None
     dataset_fingerprint: Fingerprint | None = None
     validation_fingerprint: Fingerprint | None = None
+    progress: Annotated[JobProgress | None, Meta(description="Of jobs that do not train.")] = None
     trials: list[JobTrial] = []
     failure: JobFailure | None = None
 

@@ -68,7 +68,7 @@ DRAFT: dict[str, tuple[str, str, str, str, bool, str, list[str], object, object]
         ["bank_uuid"], list[str], None,
     ),
     "reward_scoring.score": (
-        "RewardScoring", "POST", "/reward_scoring/score", "unary", False, "post_score",
+        "RewardScoring", "POST", "/reward_scoring/score", "unary", True, "post_score",
         [], s.RewardScoringRequest, s.RewardScoringResponse,
     ),
     "synthetic_data_generation.generate": (
@@ -117,6 +117,7 @@ CHUNKS = {
     "completion": s.CompletionResponseStreamChunk,
     "chat_completion": s.ChatCompletionResponseStreamChunk,
     "agentic_system.execute": s.AgenticSystemExecuteResponseStreamChunk,
+    "reward_scoring.score": s.KScoredPromptGenerations,  # ours: the draft has no streamed form
 }
 
 
@@ -174,7 +175,11 @@ def test_logs_are_server_sent_events() -> None:
 def test_inference_is_routed_by_the_model() -> None:
     routed = {name for name, operation in s.OPERATIONS.items() if operation.routed_by == "model"}
     inference = {name for name, operation in s.OPERATIONS.items() if operation.api == "Inference"}
-    assert routed == inference | {"embeddings"}
+    assert routed == inference | {
+        "embeddings",
+        "reward_scoring.score",
+        "reward_scoring.score.stream",
+    }
 
 
 def test_two_operations_of_one_name_are_refused() -> None:

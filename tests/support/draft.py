@@ -22,6 +22,12 @@ EXTENSIONS = frozenset(
         "models.unregister",
         "models.registered",
         "models.rollback",
+        "post_training.reward_model",
+        "synthetic_data_generation.job.start",
+        "synthetic_data_generation.job.results",
+        "synthetic_data_generation.job.statistics",
+        "improvement.start",
+        "improvement.report",
     }
 )
 """Operations that the draft does not have."""
