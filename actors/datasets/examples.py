@@ -14,13 +14,14 @@ from .columns import typed
 from .dialogs import plain_messages
 from .formats import Row, rows
 
-Method = Literal["sft", "dpo"]
+Method = Literal["sft", "dpo", "reward"]
 
 _TEXT = DatasetColumnType.text
 _DIALOG = DatasetColumnType.dialog
 _NEEDED: Mapping[Method, str] = {
     "sft": "one column of type dialog, or prompt and completion of type text, or text of type text",
     "dpo": "prompt, chosen and rejected, all of type text or all of type dialog",
+    "reward": "prompt, chosen and rejected, all of type text or all of type dialog",
 }
 
 

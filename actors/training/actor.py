@@ -23,15 +23,16 @@ from ...schemas import (
     PostTrainingJobs,
     PostTrainingJobStatus,
     PostTrainingJobStatusResponse,
+    PostTrainingRewardRequest,
     PostTrainingRLHFRequest,
     PostTrainingSFTRequest,
 )
+from ..jobs.holding import CANCELLED, failed
+from ..jobs.jobs import Jobs
+from ..jobs.records import QUEUES, JobRecord, TrainingRequest
 from .checkpoints import RESUME, checkpoints_in, read_manifest
-from .holding import CANCELLED, failed
-from .jobs import Jobs
 from .preparing import Workshop
 from .protocol import CHECKPOINTS, TENSORBOARD
-from .records import JobRecord, JobRequest
 from .settings import require_packages
 from .validation import check_request, is_search, method_of
 
@@ -60,13 +61,17 @@ class PostTrainingActor(PostTraining):
         """Start a job of preference optimisation; see `PostTraining.preference_optimize`."""
         await self._accept(request, request.finetuned_model, request.algorithm.value)
 
-    async def _accept(self, request: JobRequest, model: str, algorithm: str) -> None:
+    async def reward_model(self, request: PostTrainingRewardRequest) -> None:
+        """Start a job that trains a reward model; see `PostTraining.reward_model`."""
+        await self._accept(request, request.model, request.algorithm.value)
+
+    async def _accept(self, request: TrainingRequest, model: str, algorithm: str) -> None:
         # A request that was accepted is not judged again: what it names may be gone by now, and the job is there.
         if not await self._jobs.has(request):
             await anyio.to_thread.run_sync(_check, request, self._workshop)
         record = JobRecord(
             job=request.job_uuid,
-            kind="sft" if method_of(request) == "sft" else "dpo",
+            kind=method_of(request),
             digest="",
             model=model,
             algorithm=algorithm,
@@ -75,7 +80,7 @@ class PostTrainingActor(PostTraining):
         await self._jobs.submit(request, record)
 
 
-def _check(request: JobRequest, workshop: Workshop) -> None:
+def _check(request: TrainingRequest, workshop: Workshop) -> None:
     require_packages(*(["optuna"] if is_search(request.hyperparam_search_config) else []))
     check_request(request, workshop.content, workshop.settings)
     workshop.base_of(request)
@@ -120,7 +125,7 @@ class PostTrainingJobsActor(PostTrainingJobs):
         record = await self._jobs.record(job_uuid)
         position = None
         if record.status is PostTrainingJobStatus.scheduled:
-            queue = await self._jobs.queue()
+            queue = await self._jobs.queue(record.queue)
             position = queue.index(job_uuid) if job_uuid in queue else None
         return await self._described(record, position)
 
@@ -128,17 +133,21 @@ class PostTrainingJobsActor(PostTrainingJobs):
         """List jobs; see `PostTrainingJobs.list`."""
         if not 1 <= limit <= MAX_LISTED:
             raise InvalidRequest(f"limit is from 1 to {MAX_LISTED}")
-        queue = await self._jobs.queue()
-        for position, job in enumerate(queue[:limit]):
+        queued = [
+            (position, job)
+            for queue in QUEUES
+            for position, job in enumerate(await self._jobs.queue(queue))
+        ]
+        for position, job in queued[:limit]:
             record = await self._jobs.record(job)
             waits = record.status is PostTrainingJobStatus.scheduled
             yield await self._described(record, position if waits else None)
-        waiting = set(queue)
+        waiting = {job for _, job in queued}
         others = [
             await self._jobs.record(job) for job in await self._jobs.ids() if job not in waiting
         ]
         others.sort(key=lambda record: record.completed_at or record.scheduled_at, reverse=True)
-        for record in others[: max(0, limit - len(queue))]:
+        for record in others[: max(0, limit - len(queued))]:
             yield await self._described(record, None)
 
     async def _described(
@@ -162,6 +171,7 @@ class PostTrainingJobsActor(PostTrainingJobs):
             scheduled_at=_time(record.scheduled_at),
             started_at=_time(record.started_at),
             completed_at=_time(record.completed_at),
+            progress=record.progress,
             resources_allocated=dict(record.resources) or None,
             checkpoints=record.checkpoints,
             kind=record.kind,

@@ -9,12 +9,13 @@ from pathlib import Path
 from ...bus.bus import Bus
 from ..datasets.content import ContentStore
 from ..datasets.settings import DatasetsConfig
+from ..jobs.jobs import open_jobs
+from ..jobs.runner import Runner
 from ..registry import ModelSpec
 from .actor import PostTrainingActor, PostTrainingJobsActor
-from .jobs import open_jobs
 from .preparing import Workshop
 from .settings import Trainables, TrainingSettings
-from .trainer import Trainer
+from .trainer import new_trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class TrainingActors:
 
     training: PostTrainingActor
     jobs: PostTrainingJobsActor
-    trainers: Sequence[Trainer]
+    trainers: Sequence[Runner]
 
 
 async def open_training(
@@ -58,5 +59,5 @@ async def open_training(
     return TrainingActors(
         PostTrainingActor(jobs, workshop),
         PostTrainingJobsActor(jobs, workshop),
-        [Trainer(jobs, workshop, device) for device in settings.devices],
+        [new_trainer(jobs, workshop, device) for device in settings.devices],
     )

@@ -17,14 +17,14 @@ from ...schemas import (
     Dataset,
     InvalidRequest,
     PostTrainingRLHFRequest,
-    PostTrainingSFTRequest,
 )
 from ..datasets.content import Content, ContentStore
+from ..jobs.records import JobRecord, TrainingRequest
 from .checkpoints import MANIFEST, read_manifest
 from .launching import child_command
 from .protocol import BaseModel, DataFile, RunSpec
-from .records import JobRecord, JobRequest
 from .settings import Trainables, TrainingSettings
+from .validation import method_of
 
 LONGEST_NAME = 200
 
@@ -54,7 +54,7 @@ class Workshop:
             name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(job.encode()).hexdigest()[:32]}"
         return self.folder / name
 
-    def base_of(self, request: JobRequest) -> BaseModel:
+    def base_of(self, request: TrainingRequest) -> BaseModel:
         """Return the weights that a request begins with.
 
         Raises:
@@ -62,7 +62,7 @@ class Workshop:
             InvalidRequest: they are not there, or are none.
             PermissionDenied: they are where nobody may read.
         """
-        if isinstance(request, PostTrainingSFTRequest):
+        if not isinstance(request, PostTrainingRLHFRequest):
             return self.trainables.find(request.model)
         folder = self._weights_folder(request.finetuned_model)
         if not (folder / MANIFEST).is_file():
@@ -88,7 +88,7 @@ class Workshop:
         return path
 
     async def prepare(
-        self, record: JobRecord, request: JobRequest, device: str
+        self, record: JobRecord, request: TrainingRequest, device: str
     ) -> tuple[RunSpec, JobRecord]:
         """Fetch what a job needs, and return what its child shall do, and the job with the fingerprints of its datasets.
 
@@ -106,7 +106,7 @@ class Workshop:
             base=self.base_of(request),
             dataset=_data_file("dataset", request.dataset, dataset),
             validation=_data_file("validation_dataset", request.validation_dataset, validation),
-            method=record.kind,
+            method=method_of(request),
             optimizer=request.optimizer_config,
             training=request.training_config,
             logger=request.logger_config,
@@ -134,7 +134,7 @@ def _data_file(field: str, dataset: Dataset, content: Content) -> DataFile:
     )
 
 
-def _algorithm(request: JobRequest) -> dict[str, Any]:
+def _algorithm(request: TrainingRequest) -> dict[str, Any]:
     if isinstance(request, PostTrainingRLHFRequest):
         return {"alignment": request.algorithm_config}
     return {"algorithm": request.algorithm, "adapter": request.algorithm_config}

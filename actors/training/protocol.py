@@ -16,7 +16,6 @@ The job's folder:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -33,6 +32,7 @@ from ...schemas import (
     decode,
     encode,
 )
+from ..datasets.examples import Method
 
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"
@@ -102,7 +102,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     base: BaseModel
     dataset: DataFile
     validation: DataFile
-    method: Literal["sft", "dpo"]
+    method: Method
     algorithm: FinetuningAlgorithm = FinetuningAlgorithm.full
     adapter: LoraFinetuningConfig | None = None
     alignment: DPOAlignmentConfig | None = None

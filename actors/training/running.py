@@ -19,10 +19,10 @@ from ...schemas import (
     PostTrainingJobStatus,
 )
 from ...schemas.tasks import background_tasks
+from ..jobs.holding import CANCELLED, CRASHED, FOREVER, Fenced, Hold
+from ..jobs.jobs import Jobs
+from ..jobs.records import JobRecord
 from ..patience import persistently
-from .events import line_of
-from .holding import CANCELLED, CRASHED, FOREVER, Fenced, Hold, with_metrics
-from .jobs import Jobs
 from .launching import child_environment
 from .preparing import Workshop
 from .process import Child, running_child
@@ -39,7 +39,7 @@ from .protocol import (
     Stopped,
     write_run,
 )
-from .records import JobRecord
+from .validation import request_type
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class Attempt:
         self, jobs: Jobs, workshop: Workshop, job: str, device: str, judge: Judge | None = None
     ) -> None:
         self._hold = Hold(jobs, job, device, workshop.settings.attempts)
+        self._device = device
         self._workshop = workshop
         self._judge = judge
         self._kept_at = float("-inf")
@@ -104,8 +105,10 @@ class Attempt:
         """Train, and return why that failed."""
         jobs = self._hold.jobs
         try:
-            request = await persistently(lambda: jobs.request(record), patience=FOREVER)
-            spec, prepared = await self._workshop.prepare(record, request, self._hold.device)
+            request = await persistently(
+                lambda: jobs.request(record, request_type(record.kind)), patience=FOREVER
+            )
+            spec, prepared = await self._workshop.prepare(record, request, self._device)
             fingerprints = {"dataset": prepared.dataset, "validation": prepared.validation}
             await self._hold.change(lambda known: replace(known, **fingerprints))
             folder = self._workshop.job_folder(record.job)
@@ -217,3 +220,30 @@ def _end_of(status: int | None) -> str:
     if status is not None and status < 0:
         return f"its process was ended by signal {-status}"
     return f"its process ended with status {status}"
+
+
+def line_of(metrics: JobMetrics) -> str:
+    """Return figures as a line of the log."""
+    parts = [f"iteration {metrics.iteration}/{metrics.total}"]
+    for name, value, shape in (
+        ("loss", metrics.loss, ".4f"),
+        ("validation loss", metrics.validation_loss, ".4f"),
+        ("learning rate", metrics.learning_rate, ".3g"),
+        ("gradient norm", metrics.gradient_norm, ".3g"),
+        *((name, value, ".4g") for name, value in metrics.other.items()),
+    ):
+        if value is not None:
+            parts.append(f"{name} {value:{shape}}")
+    if metrics.tokens_per_second is not None:
+        parts.append(f"{metrics.tokens_per_second:.0f} tokens/s")
+    if metrics.memory_bytes:
+        parts.append(f"{metrics.memory_bytes / 1e9:.2f} GB")
+    return ", ".join(parts)
+
+
+def with_metrics(record: JobRecord, metrics: JobMetrics) -> JobRecord:
+    """Return a job with its last figures, and its lowest validation loss."""
+    losses = [
+        loss for loss in (record.validation_loss, metrics.validation_loss) if loss is not None
+    ]
+    return replace(record, metrics=metrics, validation_loss=min(losses) if losses else None)

@@ -22,14 +22,14 @@ from ...schemas import (
     JobMetrics,
     PostTrainingJobStatus,
 )
+from ..jobs.holding import CANCELLED, CRASHED, FOREVER, Hold
+from ..jobs.jobs import Jobs
+from ..jobs.records import JobRecord, ParameterValue, TrainingRequest, Trial
 from ..patience import persistently
-from .holding import CANCELLED, CRASHED, FOREVER, Hold
-from .jobs import Jobs
 from .preparing import Workshop
-from .records import JobRecord, JobRequest, ParameterValue, Trial
 from .running import PRUNED, Attempt
 from .settings import require_packages
-from .validation import with_parameters
+from .validation import request_type, with_parameters
 
 if TYPE_CHECKING:
     import optuna
@@ -77,7 +77,9 @@ class Search:
     async def _searched(self, record: JobRecord) -> JobFailure | None:
         try:
             require_packages("optuna")
-            request = await persistently(lambda: self._jobs.request(record), patience=FOREVER)
+            request = await persistently(
+                lambda: self._jobs.request(record, request_type(record.kind)), patience=FOREVER
+            )
             search = request.hyperparam_search_config
             study = await anyio.to_thread.run_sync(_new_study, search)
             for trial in record.trials:
@@ -100,7 +102,9 @@ class Search:
     async def _cancelled(self) -> bool:
         return await persistently(self._hold.shall_end, patience=FOREVER)
 
-    async def _next(self, record: JobRecord, request: JobRequest, study: optuna.Study) -> JobRecord:
+    async def _next(
+        self, record: JobRecord, request: TrainingRequest, study: optuna.Study
+    ) -> JobRecord:
         """Make the next trial a job, and run it."""
         search = request.hyperparam_search_config
         asked = study.ask(_distributions(search))

@@ -1,54 +1,20 @@
-"""Trainers: each has a device, and runs on it the first job of the queue that nobody else works on, one after the other.
-
-What keeps a job from two trainers is its lease; what keeps what they write apart, should a lease be lost, is the owner in the
-job's record, and the lock in its folder. A job leaves the queue when it has ended.
-"""
+"""Trainers: runners of training jobs, each on a device of its own."""
 
 from __future__ import annotations
 
-import logging
-from typing import Protocol
-from uuid import uuid4
-
-import anyio
-from anyio.abc import TaskStatus
-
-from ...bus.durable import KeyValue
-from ...bus.transport import Message
-from ...schemas import AylluError, BusError, NotFound
-from ...schemas.tasks import background_tasks
-from ..leases import Lease, lease_bucket, take_lease
+from ..jobs.holding import FOREVER
+from ..jobs.jobs import Jobs
+from ..jobs.records import JobRecord
+from ..jobs.runner import Run, Runner
 from ..patience import persistently
-from .holding import FOREVER, Fenced
-from .jobs import Jobs
 from .preparing import Workshop
-from .records import LEASE_BUCKET, SIGNALS, JobRecord
 from .running import Attempt
 from .search import Search
-from .validation import is_search
-
-log = logging.getLogger(__name__)
-
-IDLE_SECONDS = 2.0
-"""How often an idle trainer looks at the queue: for jobs whose trainer was lost, of which no signal tells."""
-PAUSE_SECONDS = 0.5
-"""Between two attempts of a job that crashes."""
+from .validation import is_search, request_type
 
 
-class Run(Protocol):
-    """What a trainer does for a job: an attempt, or a search."""
-
-    async def run(self) -> JobRecord:
-        """Run until the job has ended, or shall be tried again."""
-        ...
-
-    def look(self) -> None:
-        """Look at once whether the job was cancelled."""
-        ...
-
-
-class Trainer:
-    """Runs jobs on one device.
+def new_trainer(jobs: Jobs, workshop: Workshop, device: str) -> Runner:
+    """Return a trainer: what runs it keeps what two trainers of one job write apart by the lock in the job's folder.
 
     Args:
         jobs: the jobs.
@@ -56,89 +22,12 @@ class Trainer:
         device: what they run on.
     """
 
-    def __init__(self, jobs: Jobs, workshop: Workshop, device: str) -> None:
-        self.name = f"{device}-{uuid4().hex[:12]}"
-        self._jobs = jobs
-        self._workshop = workshop
-        self._device = device
-        self._look = anyio.Event()
-        self._lease: Lease | None = None
-        self._running: Run | None = None
-
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled; started means ready. The job that runs then goes back to the queue."""
-        leases = await lease_bucket(self._jobs.bus, LEASE_BUCKET)
-        async with self._jobs.bus.transport.subscribe(SIGNALS, self._on_signal):
-            task_status.started()
-            while True:
-                self._look = anyio.Event()
-                try:
-                    if await self._run_first(leases):
-                        continue
-                except AylluError as error:
-                    log.warning("the queue of jobs is looked at later: %s", error)
-                with anyio.move_on_after(IDLE_SECONDS):
-                    await self._look.wait()
-
-    def _on_signal(self, _: Message) -> None:
-        self._look.set()
-        if self._running is not None:
-            self._running.look()
-
-    async def _run_first(self, leases: KeyValue) -> bool:
-        """Run the first job that nobody else works on; tell whether there was one."""
-        for job in await self._jobs.queue():
-            self._lease = await take_lease(leases, job, self.name)
-            if self._lease is not None:
-                await self._run(job, leases)
-                return True
-        return False
-
-    async def _run(self, job: str, leases: KeyValue) -> None:
-        try:
-            async with background_tasks() as tasks:
-                tasks.start_soon(self._keep, job, leases)
-                await self._run_to_end(job)
-        except NotFound as error:
-            log.error("a job is in the queue that is not there: %s", error)
-            await self._jobs.forget(job)
-        except Fenced as error:
-            log.warning("%s", error)
-        finally:
-            if self._lease is not None:
-                await self._lease.release()
-
-    async def _keep(self, job: str, leases: KeyValue) -> None:
-        """Keep the lease; one that ran out while the bus was away is taken again, unless another trainer was faster."""
-        while True:
-            if self._lease is not None:
-                await self._lease.keep()
-                log.warning("the lease on %s was lost", job)
-            try:
-                self._lease = await take_lease(leases, job, self.name)
-            except BusError:
-                self._lease = None
-            if self._lease is None:
-                # If it is another trainer's by now, what we write of the job is fenced off.
-                await anyio.sleep(PAUSE_SECONDS)
-
-    async def _run_to_end(self, job: str) -> None:
-        while True:
-            record = await persistently(lambda: self._jobs.record(job), patience=FOREVER)
-            if not record.ended:
-                self._running = run = await self._run_of(record)
-                try:
-                    record = await run.run()
-                finally:
-                    self._running = None
-            if record.ended:
-                break
-            await anyio.sleep(PAUSE_SECONDS)
-        await persistently(lambda: self._jobs.settle(record), patience=FOREVER)
-        log.info("%s: %s", job, record.status.value)
-
-    async def _run_of(self, record: JobRecord) -> Run:
-        request = await persistently(lambda: self._jobs.request(record), patience=FOREVER)
+    async def run_of(record: JobRecord) -> Run:
+        request = await persistently(
+            lambda: jobs.request(record, request_type(record.kind)), patience=FOREVER
+        )
         if is_search(request.hyperparam_search_config):
-            return Search(self._jobs, self._workshop, record.job, self._device)
-        return Attempt(self._jobs, self._workshop, record.job, self._device)
+            return Search(jobs, workshop, record.job, device)
+        return Attempt(jobs, workshop, record.job, device)
+
+    return Runner(jobs, "job", device, run_of)

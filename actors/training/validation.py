@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,7 +12,10 @@ from ...schemas import (
     FinetuningAlgorithm,
     HyperparameterSearch,
     InvalidRequest,
+    JobKind,
     OptimizerConfig,
+    PostTrainingRewardRequest,
+    PostTrainingRLHFRequest,
     PostTrainingSFTRequest,
     SearchParameter,
     TrainingConfig,
@@ -19,20 +23,35 @@ from ...schemas import (
 )
 from ...schemas.wire import convert
 from ..datasets.content import ContentStore
-from ..datasets.examples import training_form
-from .records import JobRequest, ParameterValue
+from ..datasets.examples import Method, training_form
+from ..jobs.records import ParameterValue, TrainingRequest
 from .settings import TrainingSettings
 
 SECTIONS = ("optimizer_config", "algorithm_config", "training_config")
 """What a search may change of a request."""
 
 
-def method_of(request: JobRequest) -> str:
-    """Return what a request asks for: ``sft`` or ``dpo``."""
-    return "sft" if isinstance(request, PostTrainingSFTRequest) else "dpo"
+METHODS: Mapping[type[TrainingRequest], Method] = {
+    PostTrainingSFTRequest: "sft",
+    PostTrainingRLHFRequest: "dpo",
+    PostTrainingRewardRequest: "reward",
+}
+"""What requests ask for."""
 
 
-def check_request(request: JobRequest, content: ContentStore, settings: TrainingSettings) -> None:
+def method_of(request: TrainingRequest) -> Method:
+    """Return what a request asks for."""
+    return METHODS[type(request)]
+
+
+def request_type(kind: JobKind) -> type[TrainingRequest]:
+    """Return the type of the requests for a kind of training jobs."""
+    return next(type_ for type_, method in METHODS.items() if method == kind)
+
+
+def check_request(
+    request: TrainingRequest, content: ContentStore, settings: TrainingSettings
+) -> None:
     """Refuse a request that cannot end well.
 
     Raises:
@@ -42,21 +61,21 @@ def check_request(request: JobRequest, content: ContentStore, settings: Training
     check_datasets(request, content)
     check_optimizer(request.optimizer_config)
     check_training(request.training_config, settings)
-    if isinstance(request, PostTrainingSFTRequest):
+    if not isinstance(request, PostTrainingRLHFRequest):
         check_adapter(request)
     check_search(request)
 
 
-def check_datasets(request: JobRequest, content: ContentStore) -> None:
+def check_datasets(request: TrainingRequest, content: ContentStore) -> None:
     """Refuse datasets that cannot be trained on; their content is not looked at."""
-    method = "sft" if isinstance(request, PostTrainingSFTRequest) else "dpo"
+    method = method_of(request)
     datasets: dict[str, Dataset] = {
         "dataset": request.dataset,
         "validation_dataset": request.validation_dataset,
     }
     for field, dataset in datasets.items():
         try:
-            training_form(dataset.columns, method)  # type: ignore[arg-type]
+            training_form(dataset.columns, method)
             content.check(dataset.content_url)
         except InvalidRequest as error:
             raise type(error)(f"{field}: {error.message}", details=error.details) from error
@@ -79,7 +98,7 @@ def check_training(training: TrainingConfig, settings: TrainingSettings) -> None
         )
 
 
-def check_adapter(request: PostTrainingSFTRequest) -> None:
+def check_adapter(request: PostTrainingSFTRequest | PostTrainingRewardRequest) -> None:
     """Refuse adapters on nothing."""
     config = request.algorithm_config
     if request.algorithm is FinetuningAlgorithm.full:
@@ -92,7 +111,7 @@ def check_adapter(request: PostTrainingSFTRequest) -> None:
         raise InvalidRequest("algorithm_config.lora_attn_modules: a name is empty")
 
 
-def check_search(request: JobRequest) -> None:
+def check_search(request: TrainingRequest) -> None:
     """Refuse a search that has nothing to try, or tries what no request may have."""
     search = request.hyperparam_search_config
     for path, parameter in search.parameters.items():
@@ -125,7 +144,9 @@ def _extremes(parameter: SearchParameter, where: str) -> list[ParameterValue]:
     return [low, high]
 
 
-def with_parameters(request: JobRequest, parameters: dict[str, ParameterValue]) -> JobRequest:
+def with_parameters(
+    request: TrainingRequest, parameters: dict[str, ParameterValue]
+) -> TrainingRequest:
     """Return a request with other values at some paths, such as ``optimizer_config.lr``, and nothing to search for.
 
     Raises:

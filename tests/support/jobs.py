@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from ayllu.actors.datasets.content import ContentStore
 from ayllu.actors.datasets.settings import DatasetsConfig
+from ayllu.actors.jobs.jobs import Jobs, open_jobs
 from ayllu.actors.training.actor import PostTrainingActor, PostTrainingJobsActor
-from ayllu.actors.training.jobs import Jobs, open_jobs
 from ayllu.actors.training.preparing import Workshop
 from ayllu.actors.training.protocol import RunSpec
 from ayllu.actors.training.settings import TrainableModel, Trainables, TrainingSettings
-from ayllu.actors.training.trainer import Trainer
+from ayllu.actors.training.trainer import new_trainer
 from ayllu.bus.bus import Bus
 from ayllu.schemas import (
     Dataset,
@@ -180,7 +180,7 @@ async def running_training(
     place = workshop(folder, plan or {}, **settings)
     async with background_tasks() as tasks:
         for _ in range(trainers):
-            await tasks.start(Trainer(jobs, place, "cpu").run)
+            await tasks.start(new_trainer(jobs, place, "cpu").run)
         yield Training(
             jobs, PostTrainingActor(jobs, place), PostTrainingJobsActor(jobs, place), place
         )

@@ -12,15 +12,15 @@ from pathlib import Path
 import anyio
 from support.jobs import workshop
 
-from ayllu.actors.training.jobs import open_jobs
-from ayllu.actors.training.trainer import Trainer
+from ayllu.actors.jobs.jobs import open_jobs
+from ayllu.actors.training.trainer import new_trainer
 from ayllu.bus import connect
 
 
 async def main(url: str, folder: Path, plan: str) -> None:
     async with connect(url) as bus, anyio.create_task_group() as tasks:
         place = workshop(folder, json.loads(plan))
-        await tasks.start(Trainer(await open_jobs(bus), place, "cpu").run)
+        await tasks.start(new_trainer(await open_jobs(bus), place, "cpu").run)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
 

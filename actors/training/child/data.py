@@ -5,10 +5,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ....schemas import InvalidRequest
-from ...datasets.examples import examples
+from ...datasets.examples import Method, examples
 from ..protocol import DataFile
 from .tokens import Encoder, Pair, Tokens
 
@@ -22,7 +22,7 @@ _BLOCK = 4096
 
 
 def load_examples(
-    file: DataFile, encoder: Encoder, method: Literal["sft", "dpo"], longest: int
+    file: DataFile, encoder: Encoder, method: Method, longest: int
 ) -> tuple[Dataset, int]:
     """Return the examples of a file as tokens, and how many tokens they have.
 
@@ -55,7 +55,7 @@ def load_examples(
     return table.dataset(), table.tokens
 
 
-def _named(file: DataFile, method: Literal["sft", "dpo"]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _named(file: DataFile, method: Method) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         yield from examples(Path(file.path), file.format, file.columns, method)
     except InvalidRequest as error:

@@ -12,9 +12,9 @@ import pytest
 from msgspec.structs import replace
 from support.jobs import Training, dataset_of, local_path, running_training, sft_request, workshop
 
-from ayllu.actors.training.holding import Fenced, Hold
-from ayllu.actors.training.jobs import open_jobs
-from ayllu.actors.training.records import JOB_EVENTS, event_subject
+from ayllu.actors.jobs.holding import Fenced, Hold
+from ayllu.actors.jobs.jobs import open_jobs
+from ayllu.actors.jobs.records import JOB_EVENTS, event_subject
 from ayllu.bus import connect, local_bus
 from ayllu.bus.bus import Bus
 from ayllu.bus.server import embedded_server
@@ -93,7 +93,7 @@ async def test_a_job_runs_to_its_end_and_tells_everything(kind: str, tmp_path: P
         rest = [event async for event in training.told.events("first/ä", middle)]
         assert [event.index for event in rest] == [e.index for e in events if e.index > middle]
         assert [event async for event in training.told.events("first/ä", events[-1].index)] == []
-        assert await training.jobs.queue() == []
+        assert await training.jobs.queue("job") == []
 
 
 @pytest.mark.requirement("job-idempotent")
@@ -108,7 +108,7 @@ async def test_the_same_request_is_the_same_job_and_another_one_is_refused(
         status = await training.ended("a")
         assert status.attempt == 1
         await submit(training, "a")  # It has ended, and stays so.
-        assert await training.jobs.queue() == []
+        assert await training.jobs.queue("job") == []
         assert (await training.told.status("a")).completed_at == status.completed_at
 
 
@@ -174,7 +174,7 @@ async def test_a_job_is_cancelled_in_every_phase(kind: str, tmp_path: Path) -> N
         await training.told.cancel("training")  # Again is no error.
         with pytest.raises(NotFound):
             await training.told.cancel("unknown")
-        assert await training.jobs.queue() == []
+        assert await training.jobs.queue("job") == []
 
 
 @pytest.mark.requirement("job-cancel")
@@ -305,11 +305,11 @@ async def test_a_job_whose_trainer_died_before_telling_its_end_is_settled(tmp_pa
             hold = Hold(training.jobs, "a", "cpu", 3)
             await hold.claim()
             await hold.conclude(None)
-            assert await training.jobs.queue() == ["a"]
+            assert await training.jobs.queue("job") == ["a"]
         async with running_training(bus, tmp_path) as training:
             assert (await training.ended("a")).status == Status.completed
             with anyio.fail_after(5):
-                while await training.jobs.queue():
+                while await training.jobs.queue("job"):
                     await anyio.lowlevel.checkpoint()
 
 
@@ -385,5 +385,5 @@ async def test_long_ids_have_folders_of_their_own(tmp_path: Path) -> None:
     assert len(place.job_folder(one).name) < 255
     async with local_bus() as bus:
         jobs = await open_jobs(bus)
-        assert await jobs.queue() == []
+        assert await jobs.queue("job") == []
         assert JobEventKind.log.value == "log"

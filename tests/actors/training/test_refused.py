@@ -219,7 +219,9 @@ async def test_preference_optimisation_goes_on_with_a_checkpoint(tmp_path: Path)
         await training.training.preference_optimize(dpo_request(made))
         status = await training.ended("dpo")
         assert (status.status, status.kind, status.model) == (Status.completed, "dpo", made)
-        request = await training.jobs.request(await training.jobs.record("dpo"))
+        request = await training.jobs.request(
+            await training.jobs.record("dpo"), PostTrainingRLHFRequest
+        )
         base = training.place.base_of(request)
         assert base.name == "tiny"
         assert base.checkpoint is not None

@@ -56,7 +56,7 @@ async def test_every_trial_is_a_job_and_the_best_one_is_marked(tmp_path: Path) -
         assert artifacts.files
         told = [event.trial for event in await training.events("s") if event.trial is not None]
         assert told == [trial.job_uuid for trial in status.trials for _ in range(2)]
-        assert await training.jobs.queue() == []
+        assert await training.jobs.queue("job") == []
 
 
 @pytest.mark.requirement("job-search")

@@ -1,4 +1,4 @@
-"""A job in the hands of a trainer: claimed, changed and told of by nobody else, and concluded or given back."""
+"""A job in the hands of a runner: claimed, changed and told of by nobody else, and concluded or given back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import uuid4
 import anyio
 from msgspec.structs import replace
 
-from ...schemas import AylluError, JobEventKind, JobFailure, JobMetrics, PostTrainingJobStatus
+from ...schemas import AylluError, JobEventKind, JobFailure, PostTrainingJobStatus
 from ..patience import persistently
 from .events import new_event
 from .jobs import Change, Jobs, ended
@@ -20,7 +20,7 @@ from .records import JobRecord
 log = logging.getLogger(__name__)
 
 FOREVER = float("inf")
-"""A trainer bears with a bus that is away for as long as it takes: its child goes on meanwhile."""
+"""A runner bears with a bus that is away for as long as it takes: a trainer's child goes on meanwhile."""
 TAIL_LINES = 50
 """How many of the last lines of its log a failure keeps."""
 GIVE_BACK_SECONDS = 2.0
@@ -30,16 +30,16 @@ CANCELLED, CRASHED = "cancelled", "crashed"
 
 
 class Fenced(Exception):  # noqa: N818 - it says what happened
-    """Another trainer has taken the job up: this one must let go of it."""
+    """Another runner has taken the job up: this one must let go of it."""
 
 
 class Hold:
-    """A job in the hands of one trainer, for one attempt.
+    """A job in the hands of one runner, for one attempt.
 
     Args:
         jobs: the jobs.
         job: its id.
-        device: what it runs on.
+        device: what it runs on, if that is anything in particular.
         attempts: how often in a row it may crash.
 
     Attributes:
@@ -47,10 +47,10 @@ class Hold:
         tail: the last lines of its log.
     """
 
-    def __init__(self, jobs: Jobs, job: str, device: str, attempts: int) -> None:
+    def __init__(self, jobs: Jobs, job: str, device: str | None, attempts: int) -> None:
         self.jobs = jobs
         self.job = job
-        self.device = device
+        self._device = device
         self.record: JobRecord | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._attempts = attempts
@@ -69,7 +69,8 @@ class Hold:
         )
         if not self.record.ended:
             again = "" if self.record.attempt == 1 else f", attempt {self.record.attempt}"
-            await self._told_status(self.record, f"{self.job} runs on {self.device}{again}")
+            where = f" on {self._device}" if self._device else ""
+            await self._told_status(self.record, f"{self.job} runs{where}{again}")
         return self.record
 
     def _claimed(self, known: JobRecord) -> JobRecord:
@@ -78,7 +79,7 @@ class Hold:
         if known.cancel:
             return failed(known, JobFailure(CANCELLED, "it was cancelled"))
         if known.crashes >= self._attempts:
-            last = known.failure or JobFailure(CRASHED, "its trainer was lost")
+            last = known.failure or JobFailure(CRASHED, "its worker was lost")
             message = f"it crashed {known.crashes} times in a row, at last: {last.message}"
             return failed(known, JobFailure(CRASHED, message, last.log_tail))
         return replace(
@@ -90,14 +91,14 @@ class Hold:
             attempt=known.attempt + 1,
             # Taken back by its first checkpoint, and by whoever gives it back.
             crashes=known.crashes + 1,
-            resources={"device": self.device},
+            resources={"device": self._device} if self._device else {},
         )
 
     async def change(self, change: Change) -> JobRecord:
         """Change the job.
 
         Raises:
-            Fenced: another trainer has taken it up.
+            Fenced: another runner has taken it up.
         """
         return await persistently(
             lambda: self.jobs.change(self.job, self._fenced(change)), patience=FOREVER
@@ -107,14 +108,14 @@ class Hold:
         """Tell whether the job was cancelled.
 
         Raises:
-            Fenced: another trainer has taken it up.
+            Fenced: another runner has taken it up.
             BusError: no answer.
         """
         return self._checked(await self.jobs.record(self.job)).cancel
 
     def _checked(self, known: JobRecord) -> JobRecord:
         if known.owner != self._owner:
-            raise Fenced(f"{self.job} has another trainer")
+            raise Fenced(f"{self.job} has another runner")
         self._ours_at = anyio.current_time()
         return known
 
@@ -128,7 +129,7 @@ class Hold:
         """Store an event; see `new_event`. Its lines are part of the log.
 
         Raises:
-            Fenced: another trainer has taken the job up: this process was stopped, or its bus was away.
+            Fenced: another runner has taken the job up: this process was stopped, or its bus was away.
         """
         assert self.record is not None
         if anyio.current_time() > self._ours_at + TRUST_SECONDS:
@@ -143,7 +144,7 @@ class Hold:
         """Keep how the attempt ended; a crash is tried again, by whoever takes the job up next.
 
         Raises:
-            Fenced: another trainer has taken it up.
+            Fenced: another runner has taken it up.
         """
 
         def concluded(known: JobRecord) -> JobRecord:
@@ -175,7 +176,7 @@ class Hold:
             try:
                 record = await self.jobs.change(self.job, self._fenced(given_back))
                 if not record.ended:
-                    await self.jobs.events.tell_status(record, f"{self.job} waits for a trainer")
+                    await self.jobs.events.tell_status(record, f"{self.job} waits for its turn")
             except (AylluError, Fenced) as error:
                 log.info("%s was not given back: %s", self.job, error)
 
@@ -186,11 +187,3 @@ class Hold:
 def failed(record: JobRecord, failure: JobFailure) -> JobRecord:
     """Return a job that has failed now."""
     return replace(ended(record, PostTrainingJobStatus.failed), failure=failure)
-
-
-def with_metrics(record: JobRecord, metrics: JobMetrics) -> JobRecord:
-    """Return a job with its last figures, and its lowest validation loss."""
-    losses = [
-        loss for loss in (record.validation_loss, metrics.validation_loss) if loss is not None
-    ]
-    return replace(record, metrics=metrics, validation_loss=min(losses) if losses else None)

@@ -15,6 +15,7 @@ from ...schemas import (
     JobEvent,
     JobEventKind,
     JobMetrics,
+    JobProgress,
     PostTrainingJobStatus,
     encode,
 )
@@ -94,6 +95,7 @@ def new_event(
     status: PostTrainingJobStatus | None = None,
     phase: str | None = None,
     trial: str | None = None,
+    progress: JobProgress | None = None,
 ) -> JobEvent:
     """Return something that happens now."""
     return JobEvent(
@@ -107,26 +109,8 @@ def new_event(
         status=status,
         phase=phase,
         trial=trial,
+        progress=progress,
     )
-
-
-def line_of(metrics: JobMetrics) -> str:
-    """Return figures as a line of the log."""
-    parts = [f"iteration {metrics.iteration}/{metrics.total}"]
-    for name, value, shape in (
-        ("loss", metrics.loss, ".4f"),
-        ("validation loss", metrics.validation_loss, ".4f"),
-        ("learning rate", metrics.learning_rate, ".3g"),
-        ("gradient norm", metrics.gradient_norm, ".3g"),
-        *((name, value, ".4g") for name, value in metrics.other.items()),
-    ):
-        if value is not None:
-            parts.append(f"{name} {value:{shape}}")
-    if metrics.tokens_per_second is not None:
-        parts.append(f"{metrics.tokens_per_second:.0f} tokens/s")
-    if metrics.memory_bytes:
-        parts.append(f"{metrics.memory_bytes / 1e9:.2f} GB")
-    return ", ".join(parts)
 
 
 def _event_of(payload: bytes, index: int) -> JobEvent:

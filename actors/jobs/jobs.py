@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -15,8 +16,6 @@ from ...schemas import (
     Conflict,
     NotFound,
     PostTrainingJobStatus,
-    PostTrainingRLHFRequest,
-    PostTrainingSFTRequest,
     decode,
     encode,
 )
@@ -24,11 +23,13 @@ from .events import JobEvents
 from .records import (
     JOB_BUCKET,
     JOB_EVENTS,
-    JOB_QUEUE,
+    QUEUES,
     REQUEST_BUCKET,
     JobRecord,
     JobRequest,
+    Queue,
     job_of_queue,
+    queue_stream,
     queue_subject,
     signal_subject,
 )
@@ -37,6 +38,7 @@ CHANGES = 100
 """How often a change is tried while others change the same job."""
 
 Change = Callable[[JobRecord], JobRecord]
+T = TypeVar("T", bound=JobRequest)
 
 
 class Jobs:
@@ -67,10 +69,10 @@ class Jobs:
         made = await self.keep(request, record)
         if made.ended:
             return made
-        subject = queue_subject(made.job)
+        subject = queue_subject(made.queue, made.job)
         streams = self.bus.storage.streams
-        if await streams.last(JOB_QUEUE.name, subject) is None:
-            await self.events.tell_status(made, f"{made.job} waits for a trainer")
+        if await streams.last(queue_stream(made.queue).name, subject) is None:
+            await self.events.tell_status(made, f"{made.job} waits for its turn")
             await streams.append(
                 subject, b"", msg_id=f"queue:{made.job}:{made.digest}", expected_last=0
             )
@@ -111,12 +113,9 @@ class Jobs:
             raise NotFound(f"there is no job {job!r}")
         return decode(entry.value, JobRecord)
 
-    async def request(self, record: JobRecord) -> JobRequest:
-        """Return what a job was asked to do."""
-        payload = await self._requests.get(f"{record.job}\n{record.digest}")
-        if record.kind == "sft":
-            return decode(payload, PostTrainingSFTRequest)
-        return decode(payload, PostTrainingRLHFRequest)
+    async def request(self, record: JobRecord, type_: type[T]) -> T:
+        """Return what a job was asked to do, as the type that requests of its kind have."""
+        return decode(await self._requests.get(f"{record.job}\n{record.digest}"), type_)
 
     async def change(self, job: str, change: Change) -> JobRecord:
         """Change a job as it stands now; what ``change`` raises leaves it as it is.
@@ -140,9 +139,9 @@ class Jobs:
             return changed
         raise BusError(f"the job {job!r} is changed by too many")
 
-    async def queue(self) -> list[str]:
-        """Return the jobs that have not ended, in the order in which they came."""
-        async with self.bus.storage.streams.replay(JOB_QUEUE.name) as entries:
+    async def queue(self, queue: Queue) -> list[str]:
+        """Return the jobs of a queue that have not ended, in the order in which they came."""
+        async with self.bus.storage.streams.replay(queue_stream(queue).name) as entries:
             return [job_of_queue(entry.subject) async for entry in entries]
 
     async def ids(self) -> list[str]:
@@ -156,20 +155,20 @@ class Jobs:
         await self.events.tell_status(
             record, text + (f": {failure.code}: {failure.message}" if failure else "")
         )
-        await self.forget(record.job)
+        await self.forget(record.queue, record.job)
 
-    async def forget(self, job: str) -> None:
-        """Take a job out of the queue."""
-        await self.bus.storage.streams.purge(JOB_QUEUE.name, queue_subject(job))
+    async def forget(self, queue: Queue, job: str) -> None:
+        """Take a job out of its queue."""
+        await self.bus.storage.streams.purge(queue_stream(queue).name, queue_subject(queue, job))
 
     async def signal(self, job: str) -> None:
-        """Let trainers look at a job at once; they come by themselves, if later."""
+        """Let runners look at a job at once; they come by themselves, if later."""
         await self.bus.transport.publish(signal_subject(job), b"")
 
 
 async def open_jobs(bus: Bus) -> Jobs:
     """Return the jobs of a deployment; what keeps them is made where it is missing."""
-    for spec in (JOB_QUEUE, JOB_EVENTS):
+    for spec in (*map(queue_stream, QUEUES), JOB_EVENTS):
         await bus.storage.streams.ensure(spec)
     records = await bus.storage.key_value(JOB_BUCKET)
     return Jobs(bus, records, await bus.storage.objects(REQUEST_BUCKET))

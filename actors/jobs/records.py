@@ -2,14 +2,15 @@
 
 KV jobs                          a job: where it stands, what it made (`JobRecord`)
 objects job_requests             what was asked for, as it came
-ayllu.v1.queue.job.<job>         jobs that have not ended, in the order in which they came
+ayllu.v1.queue.<queue>.<job>     jobs that have not ended, in the order in which they came
 ayllu.v1.job.<job>.event         what happened in a job (`JobEvent`)
 ayllu.v1.signal.job.<job>        that there is something to look at; live, not stored
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, get_args
 
 import msgspec
 
@@ -17,11 +18,16 @@ from ...bus.durable import StreamSpec
 from ...bus.subjects import ROOT, decode_token, encode_token
 from ...schemas import (
     Checkpoint,
+    ImproveRequest,
     JobFailure,
+    JobKind,
     JobMetrics,
+    JobProgress,
     PostTrainingJobStatus,
+    PostTrainingRewardRequest,
     PostTrainingRLHFRequest,
     PostTrainingSFTRequest,
+    SyntheticDataJobRequest,
 )
 
 DAY = 86_400.0
@@ -29,26 +35,43 @@ JOB_BUCKET = "jobs"
 REQUEST_BUCKET = "job_requests"
 LEASE_BUCKET = "job_leases"
 
-JOB_QUEUE = StreamSpec(
-    name="JOB_QUEUE",
-    subjects=(f"{ROOT}.queue.job.*",),
-    max_bytes=64 << 20,
-    # A full queue refuses new jobs: none that was accepted may be lost.
-    discard="new",
-)
+Queue = Literal["job", "data", "loop"]
+"""Who runs a job: trainers, generators of data, loops."""
+QUEUES: tuple[Queue, ...] = get_args(Queue)
+QUEUE_OF: Mapping[JobKind, Queue] = {
+    "sft": "job",
+    "dpo": "job",
+    "reward": "job",
+    "synthetic_data": "data",
+    "improvement": "loop",
+}
+
+
+def queue_stream(queue: Queue) -> StreamSpec:
+    """Return the stream of a queue."""
+    return StreamSpec(
+        name=f"{queue.upper()}_QUEUE",
+        subjects=(f"{ROOT}.queue.{queue}.*",),
+        max_bytes=64 << 20,
+        # A full queue refuses new jobs: none that was accepted may be lost.
+        discard="new",
+    )
+
+
 JOB_EVENTS = StreamSpec(
     name="JOB_EVENTS", subjects=(f"{ROOT}.job.*.event",), max_bytes=4 << 30, max_age=90 * DAY
 )
 SIGNALS = f"{ROOT}.signal.job.*"
 
-JobRequest = PostTrainingSFTRequest | PostTrainingRLHFRequest
+TrainingRequest = PostTrainingSFTRequest | PostTrainingRLHFRequest | PostTrainingRewardRequest
+JobRequest = TrainingRequest | SyntheticDataJobRequest | ImproveRequest
 ParameterValue = bool | int | float | str
 FINAL = frozenset((PostTrainingJobStatus.completed, PostTrainingJobStatus.failed))
 
 
-def queue_subject(job: str) -> str:
+def queue_subject(queue: Queue, job: str) -> str:
     """Return where a job waits until it has ended."""
-    return f"{ROOT}.queue.job.{encode_token(job)}"
+    return f"{ROOT}.queue.{queue}.{encode_token(job)}"
 
 
 def job_of_queue(subject: str) -> str:
@@ -66,7 +89,7 @@ def event_subject(job: str) -> str:
 
 
 def signal_subject(job: str) -> str:
-    """Return where trainers hear that there is something to look at; live, not stored."""
+    """Return where runners hear that there is something to look at; live, not stored."""
     return f"{ROOT}.signal.job.{encode_token(job)}"
 
 
@@ -78,14 +101,14 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job, as it is kept. Only the trainer of the current attempt changes it while it runs, but for ``cancel``.
+    """A job, as it is kept. Only the runner of the current attempt changes it while it runs, but for ``cancel``.
 
     Attributes:
         job: its id.
         kind: what it does.
         digest: of its request, which tells whether another one of the same id is the same.
-        model: what is trained.
-        algorithm: how.
+        model: what is trained, or generates.
+        algorithm: how it is trained.
         status: where it stands.
         phase: what it does now.
         scheduled_at: when it was accepted, in seconds since the epoch.
@@ -98,6 +121,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         resources: what it runs on.
         checkpoints: those that are there, the oldest first.
         metrics: the last ones.
+        progress: how far it is, if it does not train.
         validation_loss: the lowest one so far.
         dataset: the fingerprint of what it is trained on, once that is known.
         validation: the fingerprint of what it is validated with.
@@ -108,10 +132,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     job: str
-    kind: Literal["sft", "dpo"]
+    kind: JobKind
     digest: str
     model: str
-    algorithm: str
+    algorithm: str = ""
     status: PostTrainingJobStatus = PostTrainingJobStatus.scheduled
     phase: str | None = None
     scheduled_at: float
@@ -124,6 +148,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     resources: dict[str, str | int | float] = {}
     checkpoints: list[Checkpoint] = []
     metrics: JobMetrics | None = None
+    progress: JobProgress | None = None
     validation_loss: float | None = None
     dataset: str | None = None
     validation: str | None = None
@@ -136,3 +161,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.status in FINAL
+
+    @property
+    def queue(self) -> Queue:
+        """Where it waits until it has ended."""
+        return QUEUE_OF[self.kind]

@@ -1,0 +1,1 @@
+"""Rewards: what scores answers, and the actor that serves it."""
