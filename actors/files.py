@@ -1,13 +1,44 @@
-"""Where the files of models are: paths, or files of installed packages."""
+"""Files: those of models, which are paths or files of installed packages; those that are named by an id; whole ones."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
+from ..bus.subjects import encode_token
 from ..schemas import InvalidRequest
 
 PACKAGE_PREFIX = "package:"
+LONGEST_NAME = 200
+
+
+def name_of(id: str) -> str:
+    """Return the name of a file or folder for an id: readable, and that of no other id."""
+    name = encode_token(id)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(id.encode()).hexdigest()[:32]}"
+    return name
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and durably; its folder is made.
+
+    Raises:
+        OSError: it cannot be written; what was there is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:50]}-", delete=False) as draft:
+        try:
+            draft.write(data)
+            draft.flush()
+            os.fsync(draft.fileno())
+            Path(draft.name).replace(path)
+        except BaseException:
+            Path(draft.name).unlink(missing_ok=True)
+            raise
 
 
 def locate(source: str) -> Path:

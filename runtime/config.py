@@ -12,6 +12,7 @@ from ..actors.datasets.settings import DatasetsConfig
 from ..actors.embedding.registry import EmbedderSpec, check_embedders, default_embedders
 from ..actors.registry import ModelSpec, check_models, default_models
 from ..actors.serving.settings import ServingConfig
+from ..actors.synthetic.settings import SyntheticDataConfig
 from ..actors.training.settings import TrainingSettings
 from ..schemas import OPERATIONS, InvalidRequest, Wire
 from ..schemas.wire import convert
@@ -89,6 +90,7 @@ class Config(Wire, frozen=True):
         datasets: from where the content of datasets may come.
         training: what trainers run jobs on.
         serving: what may be registered of what was trained.
+        synthetic_data: who answers and scores where requests do not say.
     """
 
     models: list[ModelSpec] = []
@@ -97,6 +99,7 @@ class Config(Wire, frozen=True):
     datasets: DatasetsConfig = DatasetsConfig()
     training: TrainingSettings = TrainingSettings()
     serving: ServingConfig = ServingConfig()
+    synthetic_data: SyntheticDataConfig = SyntheticDataConfig()
 
     @property
     def served_models(self) -> list[ModelSpec]:

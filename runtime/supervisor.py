@@ -6,6 +6,7 @@
     memory        banks of documents, and the embedding models
     agents        agents and their turns
     training      datasets, and fine-tuning jobs, each in a child process of it
+    data          generated data
 
 What crashes is started again; the socket and the bus's port stay, so that clients find everything where it was. All of
 them end with the supervisor, however it ends.
@@ -51,6 +52,7 @@ WORKERS = {
     "memory": ("memory",),
     "agents": ("agents",),
     "training": ("datasets", "training"),
+    "data": ("synthetic_data",),
     "gateway": ("gateway",),
 }
 """The worker processes of ``ayllu up``, and the kinds of actors that each runs."""

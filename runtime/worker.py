@@ -16,7 +16,9 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
+from msgspec.structs import replace
 
+from ..actors.datasets.settings import DatasetsConfig
 from ..actors.embedding.registry import build_embedder
 from ..actors.inference import InferenceActor
 from ..actors.models import ModelsActor
@@ -50,6 +52,17 @@ class Setting:
     config: Config
     data_dir: Path
     listener: socket | None
+
+    @property
+    def generated(self) -> Path:
+        """Where generated datasets are written."""
+        return self.data_dir / "synthetic"
+
+    @property
+    def datasets(self) -> DatasetsConfig:
+        """From where datasets may come: what was generated here too."""
+        config = self.config.datasets
+        return replace(config, roots=[*config.roots, str(self.generated)])
 
 
 def _inference(setting: Setting) -> Mapping[str, Start]:
@@ -134,7 +147,7 @@ def _datasets(setting: Setting) -> Mapping[str, Start]:
         from ..actors.datasets.actor import open_datasets
         from ..actors.datasets.content import ContentStore
 
-        content = ContentStore(setting.data_dir / "training" / "content", setting.config.datasets)
+        content = ContentStore(setting.data_dir / "training" / "content", setting.datasets)
         actor = await open_datasets(setting.bus, content)
         await serve(setting.bus, actor, task_status=task_status)
 
@@ -150,7 +163,7 @@ def _training(setting: Setting) -> Mapping[str, Start]:
             setting.bus,
             setting.data_dir / "training",
             config.training,
-            config.datasets,
+            setting.datasets,
             config.served_models,
         )
         async with anyio.create_task_group() as tasks:
@@ -161,6 +174,22 @@ def _training(setting: Setting) -> Mapping[str, Start]:
     return {"training": start}
 
 
+def _synthetic_data(setting: Setting) -> Mapping[str, Start]:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.synthetic.opening import open_synthetic_data
+        from ..actors.synthetic.settings import with_default_model
+
+        config = setting.config
+        defaults = with_default_model(config.synthetic_data, config.served_models[0].name)
+        actor, runners = await open_synthetic_data(setting.bus, setting.generated, defaults)
+        async with anyio.create_task_group() as tasks:
+            for runner in runners:
+                await tasks.start(runner.run)
+            await serve(setting.bus, actor, task_status=task_status)
+
+    return {"synthetic data": start}
+
+
 KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "gateway": _gateway,
     "inference": _inference,
@@ -168,6 +197,7 @@ KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "agents": _agents,
     "datasets": _datasets,
     "training": _training,
+    "synthetic_data": _synthetic_data,
 }
 """What a worker can run: for each kind, what to supervise by its name."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
 
-from ...bus.subjects import encode_token
 from ...schemas import (
     Conflict,
     Dataset,
@@ -19,14 +17,13 @@ from ...schemas import (
     PostTrainingRLHFRequest,
 )
 from ..datasets.content import Content, ContentStore
+from ..files import name_of
 from ..jobs.records import JobRecord, TrainingRequest
 from .checkpoints import MANIFEST, read_manifest
 from .launching import child_command
 from .protocol import BaseModel, DataFile, RunSpec
 from .settings import Trainables, TrainingSettings
 from .validation import method_of
-
-LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +46,7 @@ class Workshop:
 
     def job_folder(self, job: str) -> Path:
         """Return the folder of a job; its name is readable, and that of no other job."""
-        name = encode_token(job)
-        if len(name) > LONGEST_NAME:
-            name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(job.encode()).hexdigest()[:32]}"
-        return self.folder / name
+        return self.folder / name_of(job)
 
     def base_of(self, request: TrainingRequest) -> BaseModel:
         """Return the weights that a request begins with.
@@ -71,7 +65,10 @@ class Workshop:
                     "finetuned_model: it is neither a checkpoint nor a folder of weights"
                 )
             return BaseModel(name=folder.name, weights=str(folder))
-        base = self.trainables.find(read_manifest(folder).base)
+        manifest = read_manifest(folder)
+        if manifest.reward:
+            raise InvalidRequest("finetuned_model: it is a reward model, which says nothing")
+        base = self.trainables.find(manifest.base)
         return BaseModel(base.name, base.weights, base.gguf, checkpoint=str(folder))
 
     def _weights_folder(self, url: str) -> Path:

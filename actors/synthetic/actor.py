@@ -1,0 +1,91 @@
+"""The SyntheticDataGeneration API: small batches at once, long runs in jobs."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+
+from msgspec import to_builtins
+
+from ...schemas import (
+    InvalidRequest,
+    KScoredPromptGenerations,
+    SyntheticDataGeneration,
+    SyntheticDataGenerationRequest,
+    SyntheticDataGenerationResponse,
+    SyntheticDataJobRequest,
+    SyntheticDataJobs,
+    SyntheticDataStatistics,
+)
+from ..jobs.records import JobRecord
+from .candidates import seconds_of
+from .generating import Generation, with_seconds
+from .running import Plant, selected
+from .settings import resolve
+
+
+class SyntheticDataActor(SyntheticDataGeneration, SyntheticDataJobs):
+    """Generates data at once, and accepts jobs that do.
+
+    Args:
+        plant: what it is done with.
+    """
+
+    service_name = "synthetic-data"
+
+    def __init__(self, plant: Plant) -> None:
+        self._plant = plant
+
+    async def generate(
+        self, request: SyntheticDataGenerationRequest
+    ) -> SyntheticDataGenerationResponse:
+        """Generate, score and filter; see `SyntheticDataGeneration.generate`. Nothing is kept: a long run is a job."""
+        resolved = resolve(request, self._plant.config)
+        seed = resolved.seed if resolved.seed is not None else secrets.randbits(32)
+        generation = Generation(self._plant.generator, resolved, seed)
+        selection = await generation.run()
+        return SyntheticDataGenerationResponse(
+            selection.accepted, to_builtins(selection.statistics)
+        )
+
+    async def start(self, request: SyntheticDataJobRequest) -> None:
+        """Start a job; see `SyntheticDataJobs.start`."""
+        resolved = resolve(request.request, self._plant.config)
+        if request.dataset is not None and request.dataset.form == "preference":
+            _check_pairs(resolved.reward_scoring is not None)
+        record = JobRecord(
+            job=request.job_uuid,
+            kind="synthetic_data",
+            digest="",
+            model=resolved.model,
+            scheduled_at=time.time(),
+        )
+        await self._plant.jobs.submit(request, record)
+
+    async def results(self, job_uuid: str) -> AsyncIterator[KScoredPromptGenerations]:
+        """List what is accepted so far; see `SyntheticDataJobs.results`."""
+        record = await self._record(job_uuid)
+        for prompt in (await self._plant.selection(record)).accepted:
+            yield prompt
+
+    async def statistics(self, job_uuid: str) -> SyntheticDataStatistics:
+        """Count what became of the candidates so far; see `SyntheticDataJobs.statistics`."""
+        record = await self._record(job_uuid)
+        _, request = await self._plant.resolved(record)
+        work = await self._plant.work(job_uuid)
+        selection = selected(request, record, work)
+        return with_seconds(selection, seconds_of(work)).statistics
+
+    async def _record(self, job: str) -> JobRecord:
+        record = await self._plant.jobs.record(job)
+        if record.kind != "synthetic_data":
+            raise InvalidRequest(f"the job {job!r} generates no data: it is of kind {record.kind}")
+        return record
+
+
+def _check_pairs(scored: bool) -> None:
+    if not scored:
+        raise InvalidRequest(
+            "dataset.form: pairs of answers are made by their scores: name a reward model"
+        )
