@@ -1,0 +1,1 @@
+"""Synthetic data: candidates are generated and scored, and the good ones kept."""
