@@ -110,7 +110,10 @@ class JobEvent(Reply, frozen=True):
     checkpoint: Checkpoint | None = None
     status: PostTrainingJobStatus | None = None
     phase: Annotated[str | None, Meta(description="What a running job does now.")] = None
-    trial: Annotated[str | None, Meta(description="The job of a trial that begins or ends.")] = None
+    trial: Annotated[
+        str | None,
+        Meta(description="The job of a trial that begins or ends, or of a stage that begins."),
+    ] = None
     progress: JobProgress | None = None
 
 

@@ -128,6 +128,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         parent: the search whose trial it is.
         trials: of a search, those that have begun.
         best: of a search, the job of its best trial so far.
+        stage: of a loop, the job that it waits for.
         failure: why it failed.
     """
 
@@ -155,6 +156,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent: str | None = None
     trials: list[Trial] = []
     best: str | None = None
+    stage: str | None = None
     failure: JobFailure | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ...schemas import (
     JobFailure,
     JobFile,
     JobTrial,
+    NotFound,
     PostTraining,
     PostTrainingJobArtifactsResponse,
     PostTrainingJobLogStream,
@@ -193,7 +194,8 @@ class PostTrainingJobsActor(PostTrainingJobs):
         def cancelled(known: JobRecord) -> JobRecord:
             if known.ended:
                 return known
-            if known.status is PostTrainingJobStatus.scheduled and known.parent is None:
+            begun = known.parent is not None or known.stage is not None
+            if known.status is PostTrainingJobStatus.scheduled and not begun:
                 return failed(known, JobFailure(CANCELLED, "it was cancelled before it began"))
             return replace(known, cancel=True)
 
@@ -202,6 +204,11 @@ class PostTrainingJobsActor(PostTrainingJobs):
             await self._jobs.settle(record)
         elif record.trials:
             await self.cancel(record.trials[-1].job)
+        elif record.stage is not None:
+            with suppress(
+                NotFound
+            ):  # The loop is just about to start it, and will see that it shall not.
+                await self.cancel(record.stage)
         await self._jobs.signal(job_uuid)
 
     async def artifacts(self, job_uuid: str) -> PostTrainingJobArtifactsResponse:
