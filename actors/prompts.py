@@ -52,10 +52,10 @@ def chat_prompt(request: ChatCompletionRequest, *, where: str = "dialog") -> Pro
             f"{where}.message: it is the assistant's turn; the beginning of an answer is `assistant_prefix`"
         )
     messages = [
-        _chat_message(message, request.model, f"{where}.message_history[{number}]")
+        chat_message(message, request.model, f"{where}.message_history[{number}]")
         for number, message in enumerate(dialog.message_history or ())
     ]
-    messages.append(_chat_message(dialog.message, request.model, f"{where}.message"))
+    messages.append(chat_message(dialog.message, request.model, f"{where}.message"))
     if not messages[-1].text:
         raise InvalidRequest(f"{where}.message: there is nothing to answer")
     tools = [] if request.tool_choice == NONE else request.available_tools
@@ -199,7 +199,18 @@ def _tool_instructions(tools: Sequence[ToolDefinition]) -> str:
     )
 
 
-def _chat_message(message: Message, model: str, where: str) -> ChatMessage:
+def chat_message(message: Message, model: str, where: str) -> ChatMessage:
+    """Return a message as a text model reads it: its attachments, tool calls and their answers are text too.
+
+    Args:
+        message: what was said.
+        model: the name of the model that shall read it, for errors.
+        where: the path of the message in the request, for errors.
+
+    Raises:
+        InvalidRequest: an attachment is malformed.
+        Unsupported: an attachment cannot be read by a text model.
+    """
     text = text_of(message.content, model=model, where=f"{where}.content")
     parts = [text] if text else []
     if message.tool_calls:

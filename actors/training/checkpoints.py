@@ -49,6 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         kind: an ``adapter``, or a whole ``model``.
         base: the name of the model that was trained.
         merge: whether an adapter can be served only merged into its base: DoRA, or one on the output layer.
+        reward: whether it scores answers: a model with one output in place of the next token's.
         validation_loss: as it was then.
         files: all other files.
     """
@@ -58,6 +59,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["adapter", "model"]
     base: str
     merge: bool = False
+    reward: bool = False
     validation_loss: float | None = None
     files: list[ManifestFile]
 

@@ -7,32 +7,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from .environment import torch_environment
 from .protocol import SOCKET_VARIABLE, RunSpec
 
 _CHILD = "ayllu.actors.training.child"
-_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_RANK = frozenset(
-    ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-)
-_OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TQDM_DISABLE": "1",
-    # The trainers tokenize in one thread, before they start others.
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "PYTHONUNBUFFERED": "1",
-    "USE_TF": "0",
-    "USE_FLAX": "0",
-    # Threads that spin at barriers starve each other where they do not have the cores to themselves: beside one busy
-    # process on two cores, an iteration took twenty times as long, and alone they are no faster for it.
-    "OMP_WAIT_POLICY": "passive",
-    # What libraries tell their developers is no news of a job.
-    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
-}
 
 
 def child_command(spec: RunSpec, folder: Path) -> list[str]:
@@ -65,33 +43,19 @@ def child_environment(
         environment: what it is built on; by default that of this process. What would speak to the libraries in it (a
             rank, options of Accelerate's, credentials of a hub) is left out.
     """
-    base = os.environ if environment is None else environment
-    made = {name: value for name, value in base.items() if not _speaks_to_libraries(name)}
-    made |= {**_OFFLINE, SOCKET_VARIABLE: str(socket)}
+    made = torch_environment(spec.device, os.environ if environment is None else environment)
+    made[SOCKET_VARIABLE] = str(socket)
     if spec.device == "cpu":
-        made |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    elif ":" in spec.device:
-        made["CUDA_VISIBLE_DEVICES"] = _visible(spec.device, base)
+        made["ACCELERATE_USE_CPU"] = "true"
     if (threads := _threads(spec)) > 0:
         made["OMP_NUM_THREADS"] = str(threads)
     return made
-
-
-def _speaks_to_libraries(name: str) -> bool:
-    return name.startswith(_PREFIXES) or name in _RANK
 
 
 def _threads(spec: RunSpec) -> int:
     if spec.threads or spec.processes == 1:
         return spec.threads
     return max(1, (os.cpu_count() or 1) // spec.processes)
-
-
-def _visible(device: str, base: Mapping[str, str]) -> str:
-    """Return the one device that a process may see: of several, it would take all."""
-    number = device.partition(":")[2]
-    known = [name for name in base.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return known[int(number)] if int(number) < len(known) else number
 
 
 def _sharding(spec: RunSpec) -> list[str]:

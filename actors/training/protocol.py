@@ -85,8 +85,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         base: what is trained.
         dataset: what it is trained on.
         validation: what it is validated with.
-        method: ``sft``, or ``dpo``.
-        algorithm: for ``sft``, what is trained of the weights.
+        method: ``sft``, ``dpo`` or ``reward``.
+        algorithm: what is trained of the weights; not for ``dpo``, which goes on with what it is given.
         adapter: the configuration of adapters; without effect where ``algorithm`` is ``full``.
         alignment: the loss of ``dpo``.
         optimizer: the optimizer.

@@ -103,7 +103,9 @@ def check_adapter(request: PostTrainingSFTRequest | PostTrainingRewardRequest) -
     config = request.algorithm_config
     if request.algorithm is FinetuningAlgorithm.full:
         return
-    if not (config.lora_attn_modules or config.apply_lora_to_mlp or config.apply_lora_to_output):
+    # A reward model has no output layer; its head is trained whole.
+    on_output = config.apply_lora_to_output and isinstance(request, PostTrainingSFTRequest)
+    if not (config.lora_attn_modules or config.apply_lora_to_mlp or on_output):
         raise InvalidRequest(
             "algorithm_config: no module gets an adapter: name some in lora_attn_modules, such as q_proj and v_proj"
         )

@@ -201,6 +201,12 @@ def dpo_spec(
     )
 
 
+def reward_spec(model: Path, folder: Path, **changes: Any) -> RunSpec:
+    """Return a run that makes a reward model of a dozen pairs."""
+    changes.setdefault("rows", preferences(12))
+    return run_spec(model, folder, method="reward", **changes)
+
+
 @dataclass
 class Told:
     """What a child said until its end.

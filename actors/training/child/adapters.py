@@ -16,9 +16,19 @@ _ATTENTION = ("attn", "attention")
 
 
 def adapter_config(
-    model: PreTrainedModel, config: LoraFinetuningConfig, algorithm: FinetuningAlgorithm
+    model: PreTrainedModel,
+    config: LoraFinetuningConfig,
+    algorithm: FinetuningAlgorithm,
+    *,
+    head: str | None = None,
 ) -> LoraConfig:
     """Return PEFT's configuration of what a request asks for.
+
+    Args:
+        model: gets the adapters.
+        config: what the request says of them.
+        algorithm: which kind of adapters they are.
+        head: the module that makes a reward of what the others make; it is trained and saved whole.
 
     Raises:
         InvalidRequest: it names modules that the model has not, or none at all.
@@ -27,10 +37,10 @@ def adapter_config(
 
     targets = target_modules(
         linear_modules(model),
-        output_module(model),
+        head or output_module(model),
         config.lora_attn_modules,
         mlp=config.apply_lora_to_mlp,
-        output=config.apply_lora_to_output,
+        output=config.apply_lora_to_output and head is None,
     )
     return LoraConfig(
         r=config.rank,
@@ -39,7 +49,8 @@ def adapter_config(
         use_dora=algorithm is FinetuningAlgorithm.dora,
         lora_dropout=0.0,
         bias="none",
-        task_type="CAUSAL_LM",
+        # Of a classification, PEFT trains and saves the head whole.
+        task_type="SEQ_CLS" if head else "CAUSAL_LM",
     )
 
 

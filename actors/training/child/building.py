@@ -12,9 +12,10 @@ from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.reward_config import RewardConfig
 from trl.trainer.sft_config import SFTConfig
 
-from ....schemas import FinetuningAlgorithm
+from ....schemas import FinetuningAlgorithm, InvalidRequest
 from ..checkpoints import Manifest, read_manifest
 from ..protocol import WORK, RunSpec
 from .adapters import adapter_config, expose_output_layer
@@ -22,8 +23,8 @@ from .plan import Plan
 from .saving import Store
 from .session import Session
 from .telling import Telling
-from .trainers import OurDPOTrainer, Ours, OurSFTTrainer
-from .weights import load_model
+from .trainers import OurDPOTrainer, OurRewardTrainer, Ours, OurSFTTrainer
+from .weights import HEAD, load_model
 
 _CLIP = 1.0
 """The norm to which gradients are cut."""
@@ -66,7 +67,13 @@ def build_trainer(work: Work, session: Session) -> Ours:
     merge = isinstance(model, PeftModel) and _needs_merging(model)
     trainer = _trainer(work, model)
     describe = Manifest(
-        job=spec.job, iters=0, kind=kind, base=spec.base.name, merge=merge, files=[]
+        job=spec.job,
+        iters=0,
+        kind=kind,
+        base=spec.base.name,
+        merge=merge,
+        reward=spec.method == "reward",
+        files=[],
     )
     store = Store(work.folder, session, describe, spec.training.keep_checkpoints)
     resources = _resources(spec, work.device, model)
@@ -74,7 +81,7 @@ def build_trainer(work: Work, session: Session) -> Ours:
     telling = Telling(session, work.plan, resources, tensorboard)
     trainer.attach(session, telling, store, spec.optimizer)
     session.log(
-        f"{spec.base.name} in {spec.algorithm if spec.method == 'sft' else kind} training: "
+        f"{spec.base.name} in {kind if spec.method == 'dpo' else spec.algorithm} training: "
         f"{resources['parameters_trained']} of {resources['parameters']} parameters on {work.device}; "
         f"gradients are cut to the norm {_CLIP:g}"
     )
@@ -93,11 +100,16 @@ def _load(spec: RunSpec, device: torch.device) -> tuple[Model, Any]:
         base = load_model(Path(spec.base.weights), device, several=several)
         return PeftModel.from_pretrained(base, str(checkpoint), is_trainable=True), kind
     in_4_bits = spec.algorithm is FinetuningAlgorithm.qlora
-    model = load_model(Path(spec.base.weights), device, in_4_bits=in_4_bits, several=several)
+    scoring = spec.method == "reward"
+    model = load_model(
+        Path(spec.base.weights), device, scoring=scoring, in_4_bits=in_4_bits, several=several
+    )
+    if scoring and not hasattr(model, HEAD):
+        raise InvalidRequest(f"reward models are made of models whose head is called {HEAD}")
     if spec.algorithm is FinetuningAlgorithm.full:
         return model, "model"
     assert spec.adapter is not None
-    config = adapter_config(model, spec.adapter, spec.algorithm)
+    config = adapter_config(model, spec.adapter, spec.algorithm, head=HEAD if scoring else None)
     return get_peft_model(model, config), "adapter"
 
 
@@ -120,6 +132,8 @@ def _trainer(work: Work, model: Model) -> Ours:
     if spec.method == "sft":
         arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}}
         return OurSFTTrainer(args=SFTConfig(**arguments), **common)
+    if spec.method == "reward":
+        return OurRewardTrainer(args=RewardConfig(**arguments), **common)
     assert spec.alignment is not None
     reference = None
     if not isinstance(model, PeftModel):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....schemas import InvalidRequest
 from ...datasets.examples import Method, examples
 from ..protocol import DataFile
-from .tokens import Encoder, Pair, Tokens
+from .tokens import Comparison, Encoder, Pair, Tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,6 +19,9 @@ _NAMED = 20
 """How many rows a message names."""
 _BLOCK = 4096
 """Examples that become one block of the table."""
+
+Encoded = Tokens | Pair | Comparison
+_FORMS: Mapping[Method, type[Encoded]] = {"sft": Tokens, "dpo": Pair, "reward": Comparison}
 
 
 def load_examples(
@@ -29,11 +32,13 @@ def load_examples(
     Raises:
         InvalidRequest: some cannot be trained on, or are longer than ``longest`` tokens; the message names the rows.
     """
-    encode: Callable[[dict[str, Any]], Tokens | Pair] = (
-        encoder.tokens if method == "sft" else encoder.pair
-    )
-    fields = Tokens._fields if method == "sft" else Pair._fields
-    table = _Table(fields)
+    encoders: Mapping[Method, Callable[[dict[str, Any]], Encoded]] = {
+        "sft": encoder.tokens,
+        "dpo": encoder.pair,
+        "reward": encoder.comparison,
+    }
+    encode = encoders[method]
+    table = _Table(_FORMS[method]._fields)
     too_long: list[tuple[int, int]] = []
     for row, example in _named(file, method):
         try:
@@ -72,7 +77,7 @@ class _Table:
         self.rows = 0
         self.tokens = 0
 
-    def add(self, encoded: Tokens | Pair) -> None:
+    def add(self, encoded: Encoded) -> None:
         for lists, tokens in zip(self._lists, encoded, strict=True):
             lists.append(array("i", tokens))
         self.rows += 1
@@ -97,13 +102,17 @@ class _Table:
             self._lists = [[] for _ in self._names]
 
 
-def _length(encoded: Tokens | Pair) -> int:
+def _length(encoded: Encoded) -> int:
     if isinstance(encoded, Tokens):
         return len(encoded.input_ids)
+    if isinstance(encoded, Comparison):
+        return max(len(encoded.chosen_ids), len(encoded.rejected_ids))
     return len(encoded.prompt_ids) + max(len(encoded.chosen_ids), len(encoded.rejected_ids))
 
 
-def _total(encoded: Tokens | Pair) -> int:
+def _total(encoded: Encoded) -> int:
     if isinstance(encoded, Tokens):
         return len(encoded.input_ids)
+    if isinstance(encoded, Comparison):
+        return len(encoded.chosen_ids) + len(encoded.rejected_ids)
     return 2 * len(encoded.prompt_ids) + len(encoded.chosen_ids) + len(encoded.rejected_ids)

@@ -85,5 +85,5 @@ def check_limits(spec: RunSpec) -> None:
         raise InvalidRequest(f"lr_min {optimizer.lr_min:g} is larger than lr {optimizer.lr:g}")
     if spec.method == "dpo" and spec.alignment is None:
         raise InvalidRequest("preference optimisation needs its configuration")
-    if spec.method == "sft" and spec.algorithm != "full" and spec.adapter is None:
+    if spec.method != "dpo" and spec.algorithm != "full" and spec.adapter is None:
         raise InvalidRequest(f"{spec.algorithm} needs the configuration of its adapters")

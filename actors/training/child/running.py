@@ -53,7 +53,7 @@ def run(folder: Path, spec: RunSpec, session: Session) -> None:
         with _alone(folder, session):
             empty_work(folder)
             find_newest(folder, session)
-            weights.prepare(spec.base, session)
+            weights.prepare(spec.base, session.log)
             state.wait_for_everyone()
             _train(folder, spec, session, state)
     else:
@@ -122,8 +122,10 @@ def _say(spec: RunSpec, plan: Plan, after: int, session: Session) -> None:
     )
     if after:
         session.log(f"going on after iteration {after}")
-    if spec.method == "sft" and spec.algorithm is FinetuningAlgorithm.full:
+    if spec.method != "dpo" and spec.algorithm is FinetuningAlgorithm.full:
         session.log("algorithm_config has no effect: all weights are trained")
+    elif spec.method == "reward" and spec.adapter is not None and spec.adapter.apply_lora_to_output:
+        session.log("apply_lora_to_output has no effect: the head that scores is trained whole")
     sharded = {
         "memory_efficient_fsdp_wrap": spec.training.memory_efficient_fsdp_wrap,
         "fsdp_cpu_offload": spec.training.fsdp_cpu_offload,

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _OTHER = ("rewards/", "logps/")
+_RENAMED = {
+    "accuracy": "rewards/accuracies",
+    "margin": "rewards/margins",
+    "mean_reward": "rewards/mean",
+    "min_reward": "rewards/min",
+    "max_reward": "rewards/max",
+}
+"""What TRL's trainer of reward models calls otherwise than the one of preference optimisation."""
 
 
 class Telling(TrainerCallback):
@@ -156,8 +164,6 @@ def memory_bytes() -> int:
 
 
 def _others(logs: dict[str, Any], prefix: str) -> dict[str, float]:
-    return {
-        name.removeprefix(prefix): float(value)
-        for name, value in logs.items()
-        if name.removeprefix(prefix).startswith(_OTHER)
-    }
+    plain = {name.removeprefix(prefix): value for name, value in logs.items()}
+    named = {_RENAMED.get(name, name): value for name, value in plain.items()}
+    return {name: float(value) for name, value in named.items() if name.startswith(_OTHER)}

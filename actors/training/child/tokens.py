@@ -35,6 +35,13 @@ class Pair(NamedTuple):
     rejected_ids: list[int]
 
 
+class Comparison(NamedTuple):
+    """An example for a reward model: two dialogs as it reads them, the better one first."""
+
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
 class Encoder:
     """Makes tokens of examples.
 
@@ -72,6 +79,29 @@ class Encoder:
             raise InvalidRequest("the chat template renders the prompt differently for its answers")
         return Pair(first[:begin], first[begin:], second[begin:])
 
+    def comparison(self, example: dict[str, Any]) -> Comparison:
+        """Return the tokens of two dialogs that differ in their answers, as `whole` makes them.
+
+        What is text is a user's message, or an assistant's: a reward model is only ever asked about dialogs.
+        """
+        asked = _messages(example["prompt"], role="user")
+        chosen, rejected = (
+            self.whole([*asked, *_messages(example[key])]) for key in ("chosen", "rejected")
+        )
+        if chosen == rejected:
+            raise InvalidRequest("the chat template renders chosen and rejected alike")
+        return Comparison(chosen, rejected)
+
+    def whole(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Return the tokens of a dialog that ends in an answer, as a reward model reads it: all that the template makes."""
+        self._require_template()
+        encoded = self._tokenizer(self._render(messages), add_special_tokens=False)
+        return list(encoded["input_ids"])
+
+    def _require_template(self) -> None:
+        if not self._tokenizer.chat_template:
+            raise InvalidRequest("the model has no chat template, which dialogs need")
+
     def _text(self, text: str, begin: int) -> Tokens:
         encoded = self._tokenizer(text, return_offsets_mapping=True)
         ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
@@ -89,8 +119,7 @@ class Encoder:
         return Tokens(ids, labels)
 
     def _dialog(self, messages: Sequence[dict[str, Any]], *, after: int) -> Tokens:
-        if not self._tokenizer.chat_template:
-            raise InvalidRequest("the model has no chat template, which dialogs need")
+        self._require_template()
         whole = self._render(messages)
         spans = [
             self._span(whole, messages, index)
@@ -143,8 +172,10 @@ class Encoder:
             raise InvalidRequest(f"the chat template refuses the dialog: {error}") from error
 
 
-def _messages(answer: str | Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+def _messages(
+    said: str | Sequence[dict[str, Any]], role: str = "assistant"
+) -> Sequence[dict[str, Any]]:
+    return [{"role": role, "content": said}] if isinstance(said, str) else said
 
 
 def _first_label(labels: list[int]) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer
 from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ....schemas import DPOAlignmentConfig, InvalidRequest, OptimizerConfig, OptimizerType
@@ -36,7 +37,7 @@ def optimizer_of(config: OptimizerConfig) -> tuple[type[torch.optim.Optimizer], 
 
 
 class Ours(Trainer):
-    """What both trainers have in common; call `attach` before training."""
+    """What all trainers have in common; call `attach` before training."""
 
     _session: Session
     _telling: Telling
@@ -234,3 +235,7 @@ class OurDPOTrainer(Ours, DPOTrainer):
             gathered: Any = self.accelerator.gather(values.detach())
             kept[name].append(gathered.mean().item())
         return losses.mean()
+
+
+class OurRewardTrainer(Ours, RewardTrainer):
+    """TRL's trainer for reward models: the loss of a pair is ``-log sigmoid(score(chosen) - score(rejected))``."""

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .session import Session
+HEAD = "score"
+"""The module of a reward model that makes a number of what the others make of its last token."""
 
 
-def prepare(base: BaseModel, session: Session) -> None:
+def prepare(base: BaseModel, log: Callable[[str], None]) -> None:
     """See to it that the weights are there and hold no code, and that a checkpoint to go on with is whole.
+
+    Args:
+        base: the weights.
+        log: tells people what takes long.
 
     Raises:
         InvalidRequest: they are not there, may hold code, or the checkpoint is damaged.
@@ -30,7 +36,7 @@ def prepare(base: BaseModel, session: Session) -> None:
     folder = Path(base.weights)
     if base.gguf is not None:
         if not folder.is_dir():
-            _make_once(Path(base.gguf), folder, base.name, session)
+            _make_once(Path(base.gguf), folder, base.name, log)
     elif not (folder / "config.json").is_file():
         raise InvalidRequest(f"there are no weights of {base.name} in Hugging Face's format")
     else:
@@ -60,20 +66,30 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    folder: Path, device: torch.device, *, in_4_bits: bool = False, several: bool = False
+    folder: Path,
+    device: torch.device,
+    *,
+    scoring: bool = False,
+    in_4_bits: bool = False,
+    several: bool = False,
 ) -> PreTrainedModel:
     """Return a model from a folder of ours or one that holds no code, in float32.
 
     Args:
         folder: where it is.
         device: what it shall be trained on.
+        scoring: whether it shall score, with a head that is random where the weights have none, rather than speak.
         in_4_bits: whether its linear layers are kept as NF4 (https://arxiv.org/abs/2305.14314).
         several: whether several processes train it, each of which then moves its own.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        BitsAndBytesConfig,
+    )
 
-    options: dict[str, object] = {}
+    options: dict[str, object] = {"num_labels": 1} if scoring else {}
     if in_4_bits:
         half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         options["quantization_config"] = BitsAndBytesConfig(
@@ -81,9 +97,11 @@ def load_model(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16 if half else torch.float32,
+            llm_int8_skip_modules=[HEAD] if scoring else None,
         )
         options["device_map"] = {"": device}
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    kind: Any = AutoModelForSequenceClassification if scoring else AutoModelForCausalLM
+    model: Any = kind.from_pretrained(
         folder,
         dtype=torch.float32,
         local_files_only=True,
@@ -119,7 +137,7 @@ def context_of(folder: Path) -> int:
     return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
 
 
-def _make_once(gguf: Path, folder: Path, name: str, session: Session) -> None:
+def _make_once(gguf: Path, folder: Path, name: str, log: Callable[[str], None]) -> None:
     """Make weights, or wait until another job has made them.
 
     Raises:
@@ -132,7 +150,7 @@ def _make_once(gguf: Path, folder: Path, name: str, session: Session) -> None:
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            session.log(f"making torch weights of {name} from its GGUF file, once for all jobs")
+            log(f"making torch weights of {name} from its GGUF file, once for all jobs")
             # What those left who were killed.
             for left in folder.parent.glob(f".{folder.name}-*"):
                 shutil.rmtree(left, ignore_errors=True)

@@ -13,6 +13,7 @@ from support.training import (
     dpo_spec,
     lora,
     preferences,
+    reward_spec,
     run_child,
     run_spec,
     started_child,
@@ -105,6 +106,15 @@ def test_a_killed_preference_job_keeps_its_reference(tiny: Path, tmp_path: Path)
         training=LENGTH,
     )
     # With the half-trained policy as its own reference, it would begin with ln 2 again.
+    assert_goes_on(tmp_path, spec, 4)
+
+
+@pytest.mark.requirement("child-resumes", "child-reward")
+@pytest.mark.parametrize("algorithm", [FinetuningAlgorithm.full, FinetuningAlgorithm.lora])
+def test_a_killed_reward_model_keeps_its_head(
+    tiny: Path, tmp_path: Path, algorithm: FinetuningAlgorithm
+) -> None:
+    spec = reward_spec(tiny, tmp_path, algorithm=algorithm, rows=preferences(10), training=LENGTH)
     assert_goes_on(tmp_path, spec, 4)
 
 

@@ -184,3 +184,26 @@ def test_a_pair_shares_its_prompt(coder: Coder, conversational: bool) -> None:
     assert tokenizer.decode(pair.prompt_ids) == prompt
     assert tokenizer.decode(pair.chosen_ids) == f"Yes{end}"
     assert tokenizer.decode(pair.rejected_ids) == f"No{end}"
+
+
+@pytest.mark.requirement("child-reward")
+@pytest.mark.parametrize("template", [CHATML, DEFAULT_SYSTEM, LLAMA3, MISTRAL, PLAIN])
+def test_a_reward_model_learns_from_what_it_is_asked(coder: Coder, template: str) -> None:
+    encoder, fast = coder(template)
+    asked = [{"role": "user", "content": "Hi"}]
+    dialogs = {
+        answer: [*asked, {"role": "assistant", "content": answer}] for answer in ("Hello", "No")
+    }
+    found = encoder.comparison({"prompt": "Hi", "chosen": "Hello", "rejected": "No"})
+    for ids, dialog in zip(found, dialogs.values(), strict=True):
+        made: Any = fast.apply_chat_template(dialog, tokenize=True, return_dict=True)
+        assert ids == made["input_ids"] == encoder.whole(dialog)
+    again = {name: dialogs[said][1:] for name, said in (("chosen", "Hello"), ("rejected", "No"))}
+    assert encoder.comparison({"prompt": asked, **again}) == found
+
+
+@pytest.mark.requirement("child-reward")
+def test_answers_that_become_the_same_tokens_are_refused(coder: Coder) -> None:
+    encoder, _ = coder(LLAMA3)
+    with pytest.raises(InvalidRequest, match="chosen and rejected alike"):
+        encoder.comparison({"prompt": "Hi", "chosen": "Yes", "rejected": " Yes"})
