@@ -51,7 +51,10 @@ class SyntheticDataGenerationRequest(Wire, frozen=True):
         Annotated[int, Meta(ge=1, le=64, description="Extension: answers to each prompt.")] | None
     ) = None
     k: (
-        Annotated[int, Meta(ge=1, description="Extension: how many `top_k`, `top_k_top_p` keep.")]
+        Annotated[
+            int,
+            Meta(ge=1, description="Extension: how many `top_k`, `top_k_top_p`, `random` keep."),
+        ]
         | None
     ) = None
     p: (

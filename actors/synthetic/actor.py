@@ -19,9 +19,8 @@ from ...schemas import (
     SyntheticDataStatistics,
 )
 from ..jobs.records import JobRecord
-from .candidates import seconds_of
-from .generating import Generation, with_seconds
-from .running import Plant, selected
+from .generating import Generation
+from .running import Plant
 from .settings import resolve
 
 
@@ -65,17 +64,13 @@ class SyntheticDataActor(SyntheticDataGeneration, SyntheticDataJobs):
 
     async def results(self, job_uuid: str) -> AsyncIterator[KScoredPromptGenerations]:
         """List what is accepted so far; see `SyntheticDataJobs.results`."""
-        record = await self._record(job_uuid)
-        for prompt in (await self._plant.selection(record)).accepted:
+        selection = await self._plant.selection(await self._record(job_uuid))
+        for prompt in selection.accepted:
             yield prompt
 
     async def statistics(self, job_uuid: str) -> SyntheticDataStatistics:
         """Count what became of the candidates so far; see `SyntheticDataJobs.statistics`."""
-        record = await self._record(job_uuid)
-        _, request = await self._plant.resolved(record)
-        work = await self._plant.work(job_uuid)
-        selection = selected(request, record, work)
-        return with_seconds(selection, seconds_of(work)).statistics
+        return (await self._plant.selection(await self._record(job_uuid))).statistics
 
     async def _record(self, job: str) -> JobRecord:
         record = await self._plant.jobs.record(job)

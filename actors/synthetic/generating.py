@@ -86,7 +86,7 @@ class Generation:
         self._generator = generator
         self._request = request
         self._keeper = keeper
-        self._work = work or {}
+        self._work = {} if work is None else work
         self._sieve = Sieve(request, seed)
         self._inference = client(Inference, generator.bus)
         self._scorer = Scorer(generator.bus, request, generator.patience)

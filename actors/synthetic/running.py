@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 from msgspec.structs import replace
 
 from ...schemas import (
@@ -24,8 +25,8 @@ from ..jobs.holding import CANCELLED, CRASHED, FOREVER, Fenced, Hold
 from ..jobs.jobs import Jobs
 from ..jobs.records import JobRecord
 from ..patience import persistently
-from .candidates import JobCandidates, Place, Work
-from .generating import Generation, Generator
+from .candidates import JobCandidates, Place, Work, seconds_of
+from .generating import Generation, Generator, with_seconds
 from .selection import Selection, select
 from .settings import Resolved, SyntheticDataConfig, resolve
 from .writing import write_dataset
@@ -62,10 +63,10 @@ class Plant:
         return asked, resolve(asked.request, self.config)
 
     async def selection(self, record: JobRecord) -> Selection:
-        """Return what is accepted of a job's finished candidates."""
+        """Return what is accepted of a job's finished candidates, and what became of the others."""
         _, request = await self.resolved(record)
         work = await self.work(record.job)
-        return selected(request, record, work)
+        return await anyio.to_thread.run_sync(_selected, request, record, work)
 
     async def work(self, job: str) -> dict[Place, Work]:
         """Return a job's candidates so far."""
@@ -208,7 +209,7 @@ class DataRun:
         )
 
 
-def selected(request: Resolved, record: JobRecord, work: dict[Place, Work]) -> Selection:
-    """Return what is accepted of the groups that are finished."""
+def _selected(request: Resolved, record: JobRecord, work: dict[Place, Work]) -> Selection:
     groups = [group for one in work.values() if (group := one.finished()) is not None]
-    return select(request, groups, seed=seed_of(request, record))
+    selection = select(request, groups, seed=seed_of(request, record))
+    return with_seconds(selection, seconds_of(work))
