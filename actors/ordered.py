@@ -1,4 +1,4 @@
-"""Many jobs at once, their results in order."""
+"""Many jobs at once: their results in order, or as they are done."""
 
 from __future__ import annotations
 
@@ -45,6 +45,29 @@ async def in_order(jobs: Iterable[Job[T]], *, at_once: int, ahead: int) -> Async
             result = running.popleft().result()
             fill()
             yield result
+    finally:
+        await _end(running)
+
+
+async def as_done(jobs: Iterable[Job[T]], *, at_once: int) -> AsyncGenerator[T, None]:
+    """Run jobs, at most ``at_once`` at a time, and yield their results as they are done.
+
+    A job begins when the results before it were taken, so that a slow reader bounds what is kept. The first error of a job is
+    raised. When the generator ends or is closed, all its jobs have ended.
+    """
+    waiting = iter(jobs)
+    running: set[asyncio.Task[T]] = set()
+    try:
+        while True:
+            while len(running) < at_once and (job := next(waiting, None)) is not None:
+                running.add(asyncio.create_task(job()))
+            if not running:
+                return
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                result = task.result()
+                running.discard(task)
+                yield result
     finally:
         await _end(running)
 

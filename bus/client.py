@@ -34,6 +34,7 @@ TOOLS = "tools"
 """The key of a service's metadata under which its tools stand."""
 INFERENCE_SERVICE = "inference"
 EMBEDDING_SERVICE = "embedding"
+REWARD_SERVICE = "rewards"
 """The services whose instances tell in their metadata which models they serve."""
 
 
@@ -50,7 +51,7 @@ async def served_models(bus: Bus) -> list[Model]:
 
     try:
         async with anyio.create_task_group() as tasks:
-            for name in (INFERENCE_SERVICE, EMBEDDING_SERVICE):
+            for name in (INFERENCE_SERVICE, EMBEDDING_SERVICE, REWARD_SERVICE):
                 tasks.start_soon(discover, name)
     except* AylluError as group:
         raise group.exceptions[0] from None

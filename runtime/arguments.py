@@ -37,6 +37,18 @@ DEFAULT_PORT = 8321
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 TOKEN_VARIABLE = "AYLLU_TOKEN"
 """The client's token; a command line can be read by others."""
+KINDS = (
+    "gateway",
+    "inference",
+    "memory",
+    "agents",
+    "datasets",
+    "training",
+    "rewards",
+    "synthetic_data",
+    "improvement",
+)
+"""What a worker can run; those of `ayllu.runtime.worker.KINDS`, which would load all of it."""
 EXAMPLES = {
     "up": "ayllu up --port 8321 --data-dir ~/ayllu",
     "worker": "ayllu worker inference --bus nats://10.0.0.1:4222 --config ayllu.toml",
@@ -106,9 +118,9 @@ def _add_servers(commands: Commands) -> None:
     worker.add_argument(
         "kinds",
         nargs="+",
-        choices=["gateway", "inference", "memory", "agents", "datasets", "training"],
+        choices=KINDS,
         metavar="KIND",
-        help="gateway, inference, memory, agents, datasets or training",
+        help=f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
     )
     worker.add_argument("--bus", help="the NATS server's URL; or in the variable AYLLU_BUS_URL")
     worker.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")

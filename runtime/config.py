@@ -11,6 +11,7 @@ from msgspec import Meta
 from ..actors.datasets.settings import DatasetsConfig
 from ..actors.embedding.registry import EmbedderSpec, check_embedders, default_embedders
 from ..actors.registry import ModelSpec, check_models, default_models
+from ..actors.rewards.registry import AnyRewardSpec, check_rewards, default_rewards
 from ..actors.serving.settings import ServingConfig
 from ..actors.synthetic.settings import SyntheticDataConfig
 from ..actors.training.settings import TrainingSettings
@@ -86,6 +87,7 @@ class Config(Wire, frozen=True):
         models: what the inference workers serve; SmolLM2-135M-Instruct where nothing is configured.
         embedders: what memory banks find documents by, the first one where a bank names none; all-MiniLM-L6-v2 where
             nothing is configured.
+        rewards: what answers are scored by; the first language model as a judge where nothing is configured.
         gateway: the limits of the gateway.
         datasets: from where the content of datasets may come.
         training: what trainers run jobs on.
@@ -95,6 +97,7 @@ class Config(Wire, frozen=True):
 
     models: list[ModelSpec] = []
     embedders: list[EmbedderSpec] = []
+    rewards: list[AnyRewardSpec] = []
     gateway: GatewayConfig = GatewayConfig()
     datasets: DatasetsConfig = DatasetsConfig()
     training: TrainingSettings = TrainingSettings()
@@ -110,6 +113,28 @@ class Config(Wire, frozen=True):
     def served_embedders(self) -> list[EmbedderSpec]:
         """The configured embedding models, or the default."""
         return self.embedders or default_embedders()
+
+    @property
+    def served_rewards(self) -> list[AnyRewardSpec]:
+        """The configured reward models, or the default."""
+        return self.rewards or default_rewards(self._other_names)
+
+    @property
+    def _other_names(self) -> list[str]:
+        """The names of all models that are no reward models, those of language models first."""
+        models = [name for spec in self.served_models for name in (spec.name, *spec.aliases)]
+        return [*models, *(spec.name for spec in self.served_embedders)]
+
+    def check(self) -> None:
+        """Refuse what types cannot tell.
+
+        Raises:
+            InvalidRequest: something is wrong; the message names the entry.
+        """
+        check_models(self.served_models)
+        check_embedders(self.served_embedders)
+        check_rewards(self.served_rewards, self._other_names)
+        check_gateway(self.gateway)
 
 
 def load_config(path: Path | None) -> Config:
@@ -130,9 +155,7 @@ def load_config(path: Path | None) -> Config:
         raise InvalidRequest(f"the configuration {path} is not TOML: {error}") from error
     try:
         config = convert(values, Config)
-        check_models(config.served_models)
-        check_embedders(config.served_embedders)
-        check_gateway(config.gateway)
+        config.check()
     except InvalidRequest as error:
         raise InvalidRequest(f"the configuration {path} is wrong: {error.message}") from error
     return config

@@ -208,7 +208,7 @@ async def bus(options: DoctorOptions) -> list[Finding]:
         with anyio.fail_after(ANSWER_SECONDS):
             async with connect(url, name="ayllu doctor") as found:
                 stores = await _has_jetstream(found)
-                models = sorted({model.name for model in await served_models(found)})
+                models = await served_models(found)
     except (AylluError, TimeoutError) as error:
         why = error.message if isinstance(error, AylluError) else "no answer"
         if options.bus_url is None:  # What an `ayllu up` that has ended left behind.
@@ -219,7 +219,7 @@ async def bus(options: DoctorOptions) -> list[Finding]:
         return [Finding("bus", "fail", f"{address}: no JetStream", "start nats-server with -js")]
     return [
         Finding("bus", "ok", f"{address}, with JetStream"),
-        _served("models on the bus", models),
+        _served("models on the bus", [one.name for one in models if one.kind != "reward"]),
     ]
 
 
@@ -240,7 +240,7 @@ async def _has_jetstream(found: Bus) -> bool:
 
 def _served(name: str, models: list[str]) -> Finding:
     if models:
-        return Finding(name, "ok", ", ".join(models))
+        return Finding(name, "ok", ", ".join(sorted(set(models))))
     return Finding(name, "fail", "none", "start `ayllu worker inference`, and read what it says")
 
 

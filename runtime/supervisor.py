@@ -6,7 +6,7 @@
     memory        banks of documents, and the embedding models
     agents        agents and their turns
     training      datasets, and fine-tuning jobs, each in a child process of it
-    data          generated data
+    data          reward models, generated data, loops of generation and training
 
 What crashes is started again; the socket and the bus's port stay, so that clients find everything where it was. All of
 them end with the supervisor, however it ends.
@@ -52,7 +52,7 @@ WORKERS = {
     "memory": ("memory",),
     "agents": ("agents",),
     "training": ("datasets", "training"),
-    "data": ("synthetic_data",),
+    "data": ("rewards", "synthetic_data", "improvement"),
     "gateway": ("gateway",),
 }
 """The worker processes of ``ayllu up``, and the kinds of actors that each runs."""

@@ -190,6 +190,40 @@ def _synthetic_data(setting: Setting) -> Mapping[str, Start]:
     return {"synthetic data": start}
 
 
+def _improvement(setting: Setting) -> Mapping[str, Start]:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.improvement.opening import open_improvement
+
+        config = setting.config
+        folder = setting.data_dir / "training"
+        actor, runner = await open_improvement(
+            setting.bus, folder, config.training, config.served_models
+        )
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(runner.run)
+            await serve(setting.bus, actor, task_status=task_status)
+
+    return {"improvement": start}
+
+
+def _rewards(setting: Setting) -> Mapping[str, Start]:
+    # Only these workers need what these modules import.
+    from ..actors.rewards.actor import RewardScoringActor
+    from ..actors.rewards.registry import AnyRewardSpec, build_reward
+
+    specs = setting.config.served_rewards
+
+    def start_of(spec: AnyRewardSpec) -> Start:
+        async def start(*, task_status: TaskStatus[Any]) -> None:
+            async with build_reward(spec, setting.bus, specs) as engine:
+                actor = RewardScoringActor(engine, spec.name, spec.aliases)
+                await serve(setting.bus, actor, task_status=task_status)
+
+        return start
+
+    return {f"reward model {spec.name}": start_of(spec) for spec in specs}
+
+
 KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "gateway": _gateway,
     "inference": _inference,
@@ -197,7 +231,9 @@ KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "agents": _agents,
     "datasets": _datasets,
     "training": _training,
+    "rewards": _rewards,
     "synthetic_data": _synthetic_data,
+    "improvement": _improvement,
 }
 """What a worker can run: for each kind, what to supervise by its name."""
 

@@ -83,6 +83,20 @@ class RewardScoringResponse(Reply, frozen=True):
     scored_generations: list[KScoredPromptGenerations]
 
 
+class ScoreAnswerRequest(Wire, frozen=True):
+    """Extension: what a reward model of the engine `program` asks an operation that scores answers."""
+
+    dialog: Dialog
+    answer: Message
+    reference: Reference = None
+
+
+class ScoreAnswerResponse(Reply, frozen=True):
+    """Extension: what such an operation answers."""
+
+    score: float
+
+
 def assemble_scores(prompts: Sequence[KScoredPromptGenerations]) -> RewardScoringResponse:
     """Return the whole response that a stream of scored prompts amounts to: in the order of the request."""
     return RewardScoringResponse(sorted(prompts, key=lambda prompt: prompt.index or 0))

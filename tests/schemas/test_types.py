@@ -349,6 +349,8 @@ def test_no_type_is_forgotten() -> None:
         s.JobProgress,
         s.JobTrial,
         s.PostTrainingRewardRequest,
+        s.ScoreAnswerRequest,
+        s.ScoreAnswerResponse,
         s.UnscoredGeneration,
         s.PromptStatistics,
         s.ScoreDistribution,
