@@ -15,6 +15,7 @@ from ..schemas import (
     AgentTurns,
     Datasets,
     Embeddings,
+    Improvement,
     Inference,
     MemoryBankDocuments,
     MemoryBanks,
@@ -25,6 +26,7 @@ from ..schemas import (
     PostTrainingJobs,
     RewardScoring,
     SyntheticDataGeneration,
+    SyntheticDataJobs,
     operations_of,
 )
 from ..schemas.proxy import Carrier, add_methods
@@ -38,6 +40,12 @@ class PostTrainingStack(PostTraining, Protocol):
     """The PostTraining API."""
 
     job: PostTrainingJobs
+
+
+class SyntheticDataStack(SyntheticDataGeneration, Protocol):
+    """The SyntheticDataGeneration API."""
+
+    job: SyntheticDataJobs
 
 
 class AgenticSystemStack(AgenticSystem, Protocol):
@@ -64,7 +72,8 @@ class Stack(Inference, Embeddings, Protocol):
     memory_banks: MemoryBanks
     memory_bank: MemoryBankDocuments
     reward_scoring: RewardScoring
-    synthetic_data_generation: SyntheticDataGeneration
+    synthetic_data_generation: SyntheticDataStack
+    improvement: Improvement
     datasets: Datasets
     post_training: PostTrainingStack
     models: ModelsStack

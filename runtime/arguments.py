@@ -24,6 +24,7 @@ from .dataset_arguments import EXAMPLE as DATASET_EXAMPLE
 from .dataset_arguments import add_dataset_arguments
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS
 from .model_arguments import MODELS_EXAMPLE, add_model_arguments
+from .synthesis_arguments import SYNTHESIZE_EXAMPLE, add_synthesize_arguments
 from .training_arguments import (
     JOB_EXAMPLE,
     LOGS_EXAMPLE,
@@ -58,6 +59,7 @@ EXAMPLES = {
     "agents": AGENT_EXAMPLE,
     "turns": TURN_EXAMPLE,
     "dataset": DATASET_EXAMPLE,
+    "synthesize": SYNTHESIZE_EXAMPLE,
     "train": TRAIN_EXAMPLE,
     "jobs": JOB_EXAMPLE,
     "logs": LOGS_EXAMPLE,
@@ -173,6 +175,9 @@ def _add_keepers(commands: Commands) -> None:
     )
     add_dataset_arguments(
         _add(commands, "dataset", "register datasets, look at them, check files"), DEFAULT_URL
+    )
+    add_synthesize_arguments(
+        _add(commands, "synthesize", "generate, score and filter training data"), DEFAULT_URL
     )
     add_train_arguments(
         _add(commands, "train", "fine-tune a model, and follow the job"), DEFAULT_URL

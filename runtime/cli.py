@@ -111,6 +111,12 @@ def _dataset(options: argparse.Namespace) -> None:
     _run(partial(run_dataset, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _synthesize(options: argparse.Namespace) -> None:
+    from .synthesis_commands import run_synthesize
+
+    _run(partial(run_synthesize, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _train(options: argparse.Namespace) -> None:
     from .train_commands import run_train
 
@@ -192,6 +198,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "agents": _agents,
     "turns": _turns,
     "dataset": _dataset,
+    "synthesize": _synthesize,
     "train": _train,
     "jobs": _jobs,
     "models": _models,

@@ -47,11 +47,16 @@ async def _list(stack: Stack, options: argparse.Namespace) -> None:
         status = job.failure.code if job.failure else job.phase or job.status.value
         if job.position is not None:
             status += f" ({job.position} before it)"
-        done = f"{job.metrics.iteration}/{job.metrics.total}" if job.metrics else "-"
+        done = "-"
+        if job.metrics:
+            done = f"{job.metrics.iteration}/{job.metrics.total}"
+        elif job.progress:
+            done = f"{job.progress.done}/{job.progress.total}"
         loss = job.metrics.validation_loss or job.metrics.loss if job.metrics else None
         shown = "-" if loss is None else f"{loss:.4f}"
         sys.stdout.write(
-            f"{job.job_uuid}\t{job.kind} {job.algorithm}\t{job.model}\t{status}\t{done}\t{shown}\n"
+            f"{job.job_uuid}\t{job.kind} {job.algorithm}".rstrip()
+            + f"\t{job.model}\t{status}\t{done}\t{shown}\n"
         )
 
 

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ..schemas import JobEvent, JobMetrics, PostTrainingJobStatus
+from ..schemas import JobEvent, JobMetrics, JobProgress, PostTrainingJobStatus
 
 PLOT_HEIGHT, PLOT_WIDTH = 12, 100
 _HARMLESS = dict.fromkeys([*range(9), *range(10, 32), *range(127, 160)], "�")
@@ -114,6 +114,8 @@ class JobView:
         if event.metrics is not None:
             self.losses.add(event.metrics)
             self._move(event.metrics)
+        if event.progress is not None:
+            self._advance(event.progress)
         if event.status is not None:
             waits = event.status is PostTrainingJobStatus.scheduled
             doing = "waiting" if waits else event.phase or event.status.value
@@ -128,3 +130,9 @@ class JobView:
         if figures:
             self._progress.update(self._task, figures="  ".join(figures))
         self._progress.update(self._task, completed=metrics.iteration, total=metrics.total)
+
+    def _advance(self, progress: JobProgress) -> None:
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.figures.items())
+        self._progress.update(
+            self._task, completed=progress.done, total=progress.total, figures=figures
+        )
