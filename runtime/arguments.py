@@ -24,6 +24,7 @@ from .dataset_arguments import EXAMPLE as DATASET_EXAMPLE
 from .dataset_arguments import add_dataset_arguments
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS
 from .model_arguments import MODELS_EXAMPLE, add_model_arguments
+from .reward_arguments import REWARDS_EXAMPLE, add_reward_arguments
 from .synthesis_arguments import SYNTHESIZE_EXAMPLE, add_synthesize_arguments
 from .training_arguments import (
     JOB_EXAMPLE,
@@ -64,6 +65,7 @@ EXAMPLES = {
     "jobs": JOB_EXAMPLE,
     "logs": LOGS_EXAMPLE,
     "models": MODELS_EXAMPLE,
+    "rewards": REWARDS_EXAMPLE,
     "dlq": LETTER_EXAMPLE,
     "spec": "ayllu spec --out spec",
     "token": "ayllu token alice --scopes Inference Models --expires 2027-12-31 >> ayllu.toml",
@@ -186,6 +188,9 @@ def _add_keepers(commands: Commands) -> None:
     add_logs_arguments(_add(commands, "logs", "show the log of a job, and its losses"), DEFAULT_URL)
     add_model_arguments(
         _add(commands, "models", "serve what was trained; list what is served"), DEFAULT_URL
+    )
+    add_reward_arguments(
+        _add(commands, "rewards", "score answers; list the reward models"), DEFAULT_URL
     )
     add_letter_arguments(
         _add(commands, "dlq", "look at what could not be handled, send it again, forget it"),

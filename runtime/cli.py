@@ -141,6 +141,12 @@ def _models(options: argparse.Namespace) -> None:
     _run(partial(run_models, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _rewards(options: argparse.Namespace) -> None:
+    from .reward_commands import run_rewards
+
+    _run(partial(run_rewards, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _dlq(options: argparse.Namespace) -> None:
     from .dead_letters import run
     from .supervisor import BUS_URL_VARIABLE
@@ -202,6 +208,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "jobs": _jobs,
     "models": _models,
+    "rewards": _rewards,
     "logs": _logs,
     "dlq": _dlq,
     "spec": _spec,

@@ -11,7 +11,7 @@ from msgspec import Meta
 from ..actors.datasets.settings import DatasetsConfig
 from ..actors.embedding.registry import EmbedderSpec, check_embedders, default_embedders
 from ..actors.registry import ModelSpec, check_models, default_models
-from ..actors.rewards.registry import AnyRewardSpec, check_rewards, default_rewards
+from ..actors.rewards.specs import AnyRewardSpec, check_rewards, default_rewards
 from ..actors.serving.settings import ServingConfig
 from ..actors.synthetic.settings import SyntheticDataConfig
 from ..actors.training.settings import TrainingSettings

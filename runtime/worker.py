@@ -209,7 +209,8 @@ def _improvement(setting: Setting) -> Mapping[str, Start]:
 def _rewards(setting: Setting) -> Mapping[str, Start]:
     # Only these workers need what these modules import.
     from ..actors.rewards.actor import RewardScoringActor
-    from ..actors.rewards.registry import AnyRewardSpec, build_reward
+    from ..actors.rewards.registry import build_reward
+    from ..actors.rewards.specs import AnyRewardSpec
 
     specs = setting.config.served_rewards
 

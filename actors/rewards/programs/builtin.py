@@ -8,77 +8,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from decimal import Decimal
-from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
-from ....schemas import Dialog, InvalidRequest, Message, ToolCall, Wire
+from ....schemas import Dialog, InvalidRequest, Message, ToolCall
 from ....schemas.wire import convert
 from ...attachments import text_of
 from ...tool_calls import ToolCallParser
+from .params import check_schema
 
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d{1,100})(\.\d{1,100})?")
-
-
-class Params(Wire, frozen=True):
-    """What a function of ours gets beside answers."""
-
-    def check(self) -> None:
-        """Refuse what types cannot tell.
-
-        Raises:
-            InvalidRequest: a value is wrong; the message names it.
-        """
-
-
-class ExactAnswer(Params, frozen=True):
-    """The params of ``exact_answer``.
-
-    Attributes:
-        pattern: a regular expression with one group, which is the answer in the text; its last match counts.
-    """
-
-    pattern: Annotated[str, Meta(min_length=1)] | None = None
-
-    def check(self) -> None:
-        """Refuse a pattern that is none, or has not one group."""
-        if self.pattern is None:
-            return
-        try:
-            groups = re.compile(self.pattern).groups
-        except (re.error, RecursionError, OverflowError) as error:
-            raise InvalidRequest(f"params.pattern is no regular expression: {error}") from error
-        if groups != 1:
-            raise InvalidRequest(f"params.pattern has {groups} groups, not one")
-
-
-class JsonSchema(Params, frozen=True):
-    """The params of ``json_schema``.
-
-    Attributes:
-        schema: what answers shall fit; without one, each prompt's reference is its schema.
-    """
-
-    schema: dict[str, Any] | None = None
-
-    def check(self) -> None:
-        """Refuse a schema that is none."""
-        if self.schema is not None:
-            _check_schema(self.schema, "params.schema")
-
-
-class ToolCallParams(Params, frozen=True):
-    """The params of ``tool_call``: none."""
-
-
-BUILTINS: Mapping[str, type[Params]] = MappingProxyType(
-    {"exact_answer": ExactAnswer, "json_schema": JsonSchema, "tool_call": ToolCallParams}
-)
-"""The functions of this module, and the types of their params."""
 
 
 def exact_answer(
@@ -121,7 +62,7 @@ def json_schema(
     """
     wanted = schema
     if wanted is None:
-        _check_schema(reference, "reference")
+        check_schema(reference, "reference")
         wanted = reference
     try:
         value = msgspec.json.decode(_text(answer))
@@ -158,17 +99,6 @@ def _text(answer: Message) -> str:
 def _normal(text: str) -> str | Decimal:
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).removesuffix(".")
     return Decimal(plain.replace(",", "")) if _NUMBER.fullmatch(plain) else plain
-
-
-def _check_schema(schema: Any, where: str) -> None:
-    from jsonschema import Draft202012Validator, SchemaError
-
-    if not isinstance(schema, dict):
-        raise InvalidRequest(f"{where} is no JSON schema")
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise InvalidRequest(f"{where} is no JSON schema: {error.message}") from error
 
 
 def _fits(value: Any, schema: dict[str, Any]) -> bool:

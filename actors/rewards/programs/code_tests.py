@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 import re
 import secrets
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta
-
-from ....schemas import InvalidRequest, Wire
+from ....schemas import InvalidRequest
 from ....schemas.wire import convert
 from ...attachments import text_of
 from ...sandbox import Limits, run_python
 from ..engine import Answer
-from .builtin import Params
+from .params import CodeTest, CodeTestsParams, Tests
 
-MAX_TESTS = 100
 _BLOCK = re.compile(
     r"^```(?:python|py)?[ \t]*\n(.*?)^```", re.MULTILINE | re.DOTALL | re.IGNORECASE
 )
@@ -28,30 +25,6 @@ runpy.run_path("check.py", space)
 os.write(1, mark.encode())
 """
 """Runs the answer, then the test with the answer's names, and says that it came to the end."""
-
-
-class CodeTest(Wire, frozen=True):
-    """What a program shall write when it reads something: white space at the ends of its lines does not count."""
-
-    stdout: str
-    stdin: str = ""
-
-
-Tests = Annotated[list[str | CodeTest], Meta(min_length=1, max_length=MAX_TESTS)]
-
-
-class CodeTestsParams(Params, frozen=True):
-    """The params of ``code_tests``.
-
-    Attributes:
-        tests: Python code with assertions about the names that the answer defines, or what it reads and writes; without
-            any, each prompt's reference has them.
-        all_or_nothing: whether the score is 1 for an answer that passes all tests, and 0 for any other; else it is the share
-            that it passes.
-    """
-
-    tests: Tests | None = None
-    all_or_nothing: bool = False
 
 
 class CodeTestsProgram:
