@@ -23,13 +23,14 @@ from . import (
     retrieval,
     startup,
     streams,
+    synthesis,
     training,
     turns,
     unread,
     vectors,
     waiting,
 )
-from .topology import SCRIPTED, Place
+from .topology import REAL, SCRIPTED, Place
 
 PAIRS = 7
 START_UPS = 3
@@ -101,6 +102,12 @@ def _startup(place: Place, quick: Quick) -> Awaitable[Result]:
     return startup.measure_startup(place, min(quick.pairs, START_UPS), models=models)
 
 
+def _synthesis(place: Place, quick: Quick) -> Awaitable[Result]:
+    batch = synthesis.Batch(2, 2, 4) if quick.tiny else None
+    models = SCRIPTED if quick.tiny else REAL
+    return synthesis.measure_synthesis(place, quick.pairs, models=models, batch=batch)
+
+
 def _training(place: Place, quick: Quick) -> Awaitable[Result]:
     iterations = 3 if quick.tiny else training.ITERATIONS
     return training.measure_training(place, min(quick.pairs, 3), iterations=iterations)
@@ -123,6 +130,7 @@ SCENARIOS: dict[
     "retrieval": ("how well a memory bank finds", _retrieval, retrieval.rows),
     "unread": ("50 clients that never read beside 50 that do", _unread, unread.rows),
     "idle": ("idle websockets", _idle, idle.rows),
+    "synthesis": ("32 candidates of 32 tokens with the real model", _synthesis, synthesis.rows),
     "training": ("a fine-tuning job", _training, training.rows),
     "startup": ("start-up", _startup, startup.rows),
 }

@@ -116,7 +116,7 @@ def table_of(counts: SyntheticDataStatistics) -> Table:
     table = Table(title=f"{counts.candidates} candidates to {counts.prompts} prompts")
     table.add_column("")
     table.add_column("candidates", justify="right")
-    table.add_column("scores")
+    table.add_column("scores", no_wrap=True)
     for name, count in (
         ("could not be generated", counts.failed),
         ("could not be scored", counts.unscored),
@@ -142,4 +142,4 @@ def _shown(scores: ScoreDistribution) -> str:
     most = max(scores.counts)
     bars = "".join(BAR[-(-count * (len(BAR) - 1) // most)] for count in scores.counts)
     low, high = scores.quantiles[0], scores.quantiles[-1]
-    return f"mean {scores.mean:.3f}  {low:.3g} [{bars}] {high:.3g}"
+    return f"mean {scores.mean:.3f}  {low:.3g} |{bars}| {high:.3g}"

@@ -194,7 +194,7 @@ class DataRun:
         if progress == self._told:
             return
         self._told = progress
-        line = f"{progress.done} of at most {progress.total} candidates"
+        line = f"{progress.done} of at most {progress.total} candidates, {counts.scored} scored"
         try:
             await self._hold.tell(JobEventKind.progress, lines=[line], progress=progress)
             await self._hold.change(lambda known: replace(known, progress=progress, crashes=0))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 SCENARIOS = [
     "streams-1", "streams-32", "turns-1", "turns-32", "resume", "executors", "waiting", "model", "vectors",
-    "ingest", "restart", "retrieval", "unread", "idle", "startup",
+    "ingest", "restart", "retrieval", "unread", "idle", "startup", "synthesis",
 ]  # fmt: skip
 """All but those that train."""
 
