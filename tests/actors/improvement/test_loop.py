@@ -1,0 +1,331 @@
+"""Loops from their request to their report. Doubles play the stages; they are real jobs on the bus."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from msgspec.structs import replace
+from support.improvement import (
+    BASE,
+    NAME,
+    Gate,
+    Script,
+    as_text,
+    improve_request,
+    running_improvement,
+)
+
+from ayllu.bus import connect, local_bus
+from ayllu.bus.bus import Bus
+from ayllu.bus.server import embedded_server
+from ayllu.schemas import (
+    Conflict,
+    InvalidRequest,
+    JobFailure,
+    Message,
+    ModelVersion,
+    NotFound,
+    PostTrainingJobStatus,
+    Role,
+)
+
+pytestmark = pytest.mark.asyncio
+Status = PostTrainingJobStatus
+
+
+@asynccontextmanager
+async def buses(kind: str, folder: Path) -> AsyncIterator[Bus]:
+    """Open a bus with a storage of its own."""
+    if kind == "local":
+        async with local_bus() as bus:
+            yield bus
+        return
+    async with embedded_server(folder / "nats") as server, connect(server.url) as bus:
+        yield bus
+
+
+@pytest.mark.parametrize("kind", ["local", "nats"])
+@pytest.mark.requirement("improvement-loop", "improvement-report", "improvement-events")
+async def test_a_loop_runs_its_stages_as_jobs_and_reports_them(kind: str, tmp_path: Path) -> None:
+    async with buses(kind, tmp_path) as bus, running_improvement(bus) as improving:
+        await improving.loops.start(improve_request())
+        report = await improving.ended()
+        assert (report.status, report.failure) == (Status.completed, None)
+        assert report.baseline is not None
+        assert (report.baseline.mean, report.baseline.interval) == (0.2, "wilson")
+        assert report.helped is None
+        assert [one.kept for one in report.rounds] == [True, True]
+        assert [one.gain for one in report.rounds] == pytest.approx([0.2, 0.1])
+        assert [one.generator for one in report.rounds] == [BASE, NAME]
+        assert [one.version for one in report.rounds] == [1, 2]
+        first = report.rounds[0]
+        assert first.data_job == "loop/round-1/data"
+        assert first.statistics is not None
+        assert first.statistics.accepted == 8
+        assert [point.loss for point in first.losses] == [1.0, 0.5, 1 / 3]
+        assert first.losses[-1].validation_loss == 0.25
+        assert first.evaluation is not None
+        assert first.evaluation.scores == [1.0] * 4 + [0.0] * 6
+        assert set(first.seconds) == {"generating", "training", "registering", "evaluating"}
+        assert report.best == NAME
+        assert report.best_evaluation is not None
+        assert report.best_evaluation.mean == 0.5
+        # Every stage is a job of its own, and was begun once.
+        jobs = [job.job_uuid async for job in improving.told.list()]
+        assert sorted(jobs) == [
+            "loop",
+            "loop/baseline",
+            *(
+                f"loop/round-{n}/{stage}"
+                for n in (1, 2)
+                for stage in ("data", "evaluation", "training")
+            ),
+        ]
+        assert {(await improving.told.status(job)).attempt for job in jobs} == {1}
+        events = await improving.events()
+        phases = [event.phase for event in events if event.phase is not None]
+        assert phases[1:6] == [
+            "looking up what is served",
+            "evaluating the base",
+            "round 1: generating",
+            "round 1: training",
+            "round 1: registering",
+        ]
+        begun = [event.trial for event in events if event.trial is not None]
+        assert begun[:3] == ["loop/baseline", "loop/round-1/data", "loop/round-1/training"]
+        progress = [event.progress for event in events if event.progress is not None]
+        assert [one.done for one in progress] == sorted(one.done for one in progress)
+        assert (progress[-1].done, progress[-1].total) == (9, 9)
+        assert progress[-1].figures == {"baseline": 0.2, "best": 0.5, "last": 0.5}
+        lines = [line for event in events for line in event.lines]
+        assert any("round 1: better: mean score 0.4000" in line for line in lines)
+
+
+@pytest.mark.requirement("improvement-loop")
+async def test_stages_are_asked_for_what_the_request_says() -> None:
+    help_, context = [Message(Role.system, "Think.")], [Message(Role.system, "Add.")]
+    async with local_bus() as bus, running_improvement(bus) as improving:
+        await improving.loops.start(improve_request(help=help_, context=context, seed=3))
+        report = await improving.ended()
+        asked = improving.stages.asked
+        assert report.helped is not None
+        assert report.helped.mean == 0.6
+        data = [asked[f"loop/round-{n}/data"].request for n in (1, 2)]
+        # Help is for the base alone; what learned from it does without.
+        assert [(one.model, one.help) for one in data] == [(BASE, help_), (NAME, [])]
+        assert data[0].seed != data[1].seed
+        assert data[0].references == ["2", "3"]
+        assert data[0].reward_scoring is not None
+        assert data[0].reward_scoring.threshold == 0.5
+        evaluations = [
+            "loop/baseline",
+            "loop/helped",
+            *(f"loop/round-{n}/evaluation" for n in (1, 2)),
+        ]
+        assert [asked[job].request.help for job in evaluations] == [[], help_, [], []]
+        for one in (asked[job].request for job in evaluations):
+            assert (one.temperature, one.num_candidates, one.max_similarity) == (None, 1, None)
+            assert one.reward_scoring is not None
+            assert one.reward_scoring.threshold is None
+            assert one.context == context
+        assert len({asked[job].request.seed for job in evaluations}) == 1
+
+
+@pytest.mark.requirement("improvement-rollback")
+async def test_what_is_no_better_is_rolled_back() -> None:
+    async with local_bus() as bus:
+        async with running_improvement(bus, Script(rounds=(0.4, 0.4, 0.6))) as improving:
+            await improving.loops.start(improve_request(rounds=3))
+            report = await improving.ended()
+            assert [one.kept for one in report.rounds] == [True, False, True]
+            assert "is not above the 0.4000 of better" in report.rounds[1].note
+            assert improving.stages.served == "loop/round-3/training"
+            assert [one.generator for one in report.rounds] == [BASE, NAME, NAME]
+
+
+@pytest.mark.requirement("improvement-rollback")
+async def test_a_gain_must_be_as_large_as_is_asked_for() -> None:
+    async with local_bus() as bus, running_improvement(bus, Script(rounds=(0.4, 0.7))) as improving:
+        await improving.loops.start(improve_request(min_gain=0.3))
+        report = await improving.ended()
+        assert [one.kept for one in report.rounds] == [False, True]
+        assert "by more than 0.3" in report.rounds[0].note
+        # What came after the round that was not kept came from the base again.
+        assert [one.generator for one in report.rounds] == [BASE, BASE]
+
+
+@pytest.mark.requirement("improvement-rollback")
+async def test_without_any_better_one_nothing_is_served_that_was_not_before() -> None:
+    script = Script(base=0.5, rounds=(0.1,))
+    async with local_bus() as bus:
+        async with running_improvement(bus, script) as improving:
+            await improving.loops.start(improve_request())
+            report = await improving.ended()
+            assert (report.best, improving.stages.versions) == (BASE, [])
+        async with running_improvement(bus, script, keep=2) as improving:
+            stages = improving.stages
+            old = ModelVersion(7, "file:///mine", BASE, "adapter", job_uuid="mine")
+            stages.versions, stages.current = [old], 7
+            await improving.loops.start(improve_request("again", rounds=3))
+            await improving.ended("again")
+            served = next(one for one in stages.versions if one.version == stages.current)
+            # The registry has forgotten it meanwhile: it was registered anew.
+            assert served.url == "file:///mine"
+
+
+@pytest.mark.requirement("improvement-rollback")
+async def test_the_best_one_is_served_again_even_if_the_registry_forgot_it() -> None:
+    script = Script(rounds=(0.4, 0.3))
+    async with local_bus() as bus, running_improvement(bus, script, keep=1) as improving:
+        await improving.loops.start(improve_request())
+        await improving.ended()
+        assert improving.stages.served == "loop/round-1/training"
+
+
+@pytest.mark.requirement("improvement-nothing-accepted")
+async def test_a_round_without_data_ends_and_the_next_one_begins() -> None:
+    async with local_bus() as bus, running_improvement(bus, Script(accepted=(0, 5))) as improving:
+        await improving.loops.start(improve_request())
+        report = await improving.ended()
+        assert report.status is Status.completed
+        first, second = report.rounds
+        assert (first.kept, first.training_job, first.version) == (False, None, None)
+        assert "none of the answers was accepted" in first.note
+        assert second.kept
+        assert improving.stages.registered == ["loop/round-2/training"]
+
+
+@pytest.mark.requirement("improvement-cancel")
+async def test_a_loop_is_cancelled_just_before_its_stage_begins() -> None:
+    async with local_bus() as bus, running_improvement(bus, runners=0) as improving:
+        await improving.loops.start(improve_request())
+        jobs = improving.stages.jobs
+        await jobs.change("loop", lambda known: replace(known, stage="loop/baseline"))
+        await improving.told.cancel("loop")  # The stage is not there yet.
+        assert (await jobs.record("loop")).cancel
+        async with running_improvement(bus, stages=improving.stages):
+            report = await improving.ended()
+            assert report.failure is not None
+            assert report.failure.code == "cancelled"
+            with pytest.raises(NotFound):
+                await improving.told.status("loop/baseline")
+
+
+STAGES = ["baseline", "round-1/data", "round-1/training", "round-1/evaluation"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.requirement("improvement-stage-fails")
+async def test_a_stage_that_fails_fails_the_loop_and_is_named(stage: str) -> None:
+    script = Script(failures={f"loop/{stage}": JobFailure("broken", "no luck", ["last line"])})
+    async with local_bus() as bus, running_improvement(bus, script) as improving:
+        await improving.loops.start(improve_request())
+        report = await improving.ended()
+        assert report.status is Status.failed
+        assert report.failure is not None
+        assert report.failure.code == "stage_failed"
+        assert f"loop/{stage} failed: broken: no luck" in report.failure.message
+        assert report.failure.log_tail == ["last line"]
+        # What was not judged is not served.
+        assert improving.stages.versions == []
+        if stage == "round-1/evaluation":
+            assert (report.rounds[0].kept, report.rounds[0].version) == (False, 1)
+            assert "before this round was judged" in report.rounds[0].note
+
+
+@pytest.mark.requirement("improvement-stage-fails")
+async def test_an_evaluation_without_any_score_fails_the_loop() -> None:
+    script = Script(silent=("loop/baseline",))
+    async with local_bus() as bus, running_improvement(bus, script) as improving:
+        await improving.loops.start(improve_request())
+        failure = (await improving.ended()).failure
+        assert failure is not None
+        assert "loop/baseline: no answer to the held-out prompts has a score" in failure.message
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.requirement("improvement-cancel")
+async def test_a_cancelled_loop_ends_its_stage_too(stage: str) -> None:
+    job = f"loop/{stage}"
+    script = Script(gates={job: Gate()})
+    async with local_bus() as bus, running_improvement(bus, script) as improving:
+        await improving.loops.start(improve_request())
+        with anyio.fail_after(30):
+            await script.gates[job].reached.wait()
+            await improving.told.cancel("loop")
+        for ended in ("loop", job):
+            await improving.ended("loop")
+            status = await improving.told.status(ended)
+            assert status.failure is not None
+            assert status.failure.code == "cancelled"
+        assert improving.stages.versions == []
+
+
+@pytest.mark.requirement("improvement-cancel", "improvement-resume")
+async def test_a_loop_that_nobody_runs_is_cancelled_with_its_stage() -> None:
+    job = "loop/round-1/evaluation"
+    script = Script(gates={job: Gate()})
+    async with local_bus() as bus:
+        async with running_improvement(bus, script) as improving:
+            await improving.loops.start(improve_request())
+            with anyio.fail_after(10):
+                await script.gates[job].reached.wait()
+            stages = improving.stages
+        async with running_improvement(bus, stages=stages, runners=0) as improving:
+            assert (await improving.told.status("loop")).status is Status.scheduled
+            await improving.told.cancel("loop")
+            with anyio.fail_after(30):
+                async for _ in improving.told.events(job):
+                    pass
+            failure = (await improving.told.status(job)).failure
+            assert failure is not None
+            assert failure.code == "cancelled"
+            assert stages.served == "loop/round-1/training"
+        async with running_improvement(bus, stages=stages) as improving:
+            report = await improving.ended()
+            assert report.failure is not None
+            assert report.failure.code == "cancelled"
+            assert stages.versions == []
+
+
+@pytest.mark.requirement("improvement-idempotent")
+async def test_the_same_request_is_the_same_loop_and_another_one_is_refused() -> None:
+    async with local_bus() as bus, running_improvement(bus) as improving:
+        await improving.loops.start(improve_request())
+        await improving.loops.start(improve_request())
+        with pytest.raises(Conflict):
+            await improving.loops.start(improve_request(rounds=3))
+        report = await improving.ended()
+        await improving.loops.start(improve_request())
+        assert as_text(await improving.loops.report("loop")) == as_text(report)
+
+
+@pytest.mark.requirement("improvement-report")
+async def test_a_report_tells_what_there_is_while_the_loop_runs() -> None:
+    job = "loop/round-1/training"
+    script = Script(gates={job: Gate()})
+    async with local_bus() as bus, running_improvement(bus, script) as improving:
+        await improving.loops.start(improve_request())
+        with anyio.fail_after(10):
+            await script.gates[job].reached.wait()
+        report = await improving.loops.report("loop")
+        assert report.status is Status.running
+        (first,) = report.rounds
+        assert first.statistics is not None
+        assert (first.training_job, first.evaluation, first.kept) == (job, None, None)
+        script.gates[job].opened.set()
+        assert (await improving.ended()).status is Status.completed
+
+
+async def test_only_loops_have_a_report() -> None:
+    async with local_bus() as bus, running_improvement(bus) as improving:
+        with pytest.raises(NotFound):
+            await improving.loops.report("loop")
+        await improving.loops.start(improve_request())
+        await improving.ended()
+        with pytest.raises(InvalidRequest):
+            await improving.loops.report("loop/baseline")
