@@ -1,7 +1,7 @@
 """Calls of the kernel that code in the sandbox is refused: a classic BPF program for `bwrap --seccomp`.
 
 Namespaces and limits contain nearly everything. What is refused here is what they don't reach: memory that counts as
-no process's (memfd, System V segments, sockets' buffers), sockets of families that don't belong to a network
+no process's (memfd, System V segments, pages in pipes, larger buffers of sockets), sockets of families that don't belong to a network
 namespace (vsock reaches the host of a virtual machine), ways to meddle with the sandbox's first process, and large
 parts of the kernel that no program of ours needs and that have had many holes.
 """
@@ -43,15 +43,18 @@ _MACHINES: dict[str, tuple[int, int, dict[str, int]]] = {
         41,
         {
             "shmget": 29,
+            "setsockopt": 54,
             "semget": 64,
             "msgget": 68,
             "ptrace": 101,
             "mount": 165,
             "umount2": 166,
+            "io_setup": 206,
             "add_key": 248,
             "request_key": 249,
             "keyctl": 250,
             "unshare": 272,
+            "vmsplice": 278,
             "perf_event_open": 298,
             "setns": 308,
             "process_vm_readv": 310,
@@ -66,13 +69,16 @@ _MACHINES: dict[str, tuple[int, int, dict[str, int]]] = {
         0xC00000B7,
         198,
         {
+            "io_setup": 0,
             "umount2": 39,
             "mount": 40,
+            "vmsplice": 75,
             "unshare": 97,
             "ptrace": 117,
             "msgget": 186,
             "semget": 190,
             "shmget": 194,
+            "setsockopt": 208,
             "add_key": 217,
             "request_key": 218,
             "keyctl": 219,

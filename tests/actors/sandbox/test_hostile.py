@@ -184,6 +184,7 @@ tried = {
     "umount": lambda: libc.umount2(b"/usr", 2),
     "trace": lambda: libc.ptrace(16, 1, 0, 0),
     "shared memory": lambda: libc.shmget(0, 1 << 20, 0o1600),
+    "pages in pipes": lambda: libc.vmsplice(1, None, 0, 0),
     "keys": lambda: libc.syscall(250, 0, -3, 1),
     "rings": lambda: libc.syscall(425, 8, 0),
     "second table": lambda: libc.syscall(0x40000000 + 39),
@@ -368,6 +369,44 @@ for child in children: os.waitpid(child, 0)
 
 @pytest.mark.asyncio
 @pytest.mark.requirement("sandbox-bounded")
+async def test_what_waits_in_pipes_and_sockets_is_bounded() -> None:
+    """It is memory of no process, which no limit on memory counts."""
+    code = """
+import fcntl, os, socket
+waiting, kept = 0, []
+def fill(fd):
+    global waiting
+    os.set_blocking(fd, False)
+    try:
+        while True: waiting += os.write(fd, bytes(1 << 16))
+    except BlockingIOError: pass
+try:
+    while True:
+        kept += socket.socketpair()
+        for one in kept[-2:]:
+            try: one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)
+            except PermissionError: pass
+            fill(one.fileno())
+except OSError as error: print(error.strerror)
+print(waiting < 16 << 20)
+for one in kept: one.close()
+waiting = 0
+try:
+    while True:
+        kept.append(pipe := os.pipe())
+        try: fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 1 << 30)
+        except OSError: pass
+        try: fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 1 << 20)
+        except OSError: pass
+        fill(pipe[1])
+except OSError as error: print(error.strerror)
+print(waiting < 65 << 20)
+"""
+    assert await told(code) == "Too many open files\nTrue\n" * 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.requirement("sandbox-bounded")
 async def test_the_disk_is_bounded() -> None:
     code = """
 import os
@@ -478,7 +517,7 @@ def test_the_filter_refuses_what_it_should(
     answers = {n: filtered(program, architecture, n, 0) for n in range(600) if n != new_socket}
     assert {n for n in refused if answers[n] != 0x50001} == set()
     assert {n for n in allowed if answers[n] != 0x7FFF0000} == set()
-    assert sum(answer == 0x50001 for answer in answers.values()) == 30
+    assert sum(answer == 0x50001 for answer in answers.values()) == 33
     assert filtered(program, architecture, new_socket, socket.AF_UNIX) == 0x7FFF0000
     assert filtered(program, architecture, new_socket, socket.AF_INET) == 0x50001
     assert filtered(program, architecture, 0x40000000, 0) == 0x50001
