@@ -222,7 +222,23 @@ def _rewards(setting: Setting) -> Mapping[str, Start]:
 
         return start
 
-    return {f"reward model {spec.name}": start_of(spec) for spec in specs}
+    async def start_registered(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.rewards.registered import open_registered
+        from ..actors.training.settings import Trainables
+
+        config, data_dir = setting.config, setting.data_dir
+        weights = data_dir / "training" / "weights"
+        trainables = Trainables(config.training, config.served_models, weights)
+        taken = [name for spec in specs for name in (spec.name, *spec.aliases)]
+        registered, host = await open_registered(
+            setting.bus, data_dir, trainables, taken, config.serving
+        )
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(host.run)
+            await serve(setting.bus, registered, task_status=task_status)
+
+    starts = {f"reward model {spec.name}": start_of(spec) for spec in specs}
+    return {**starts, "registered reward models": start_registered}
 
 
 KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {

@@ -36,11 +36,21 @@ class RewardScoringActor(RewardScoring):
         engine: scores, and is entered by whoever owns it.
         name: what requests call the reward model.
         aliases: other names for it.
+        base: the model that it was trained from, if it is a registered one.
+        version: of a registered one.
     """
 
     service_name = REWARD_SERVICE
 
-    def __init__(self, engine: RewardEngine, name: str, aliases: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        engine: RewardEngine,
+        name: str,
+        aliases: Sequence[str] = (),
+        *,
+        base: str | None = None,
+        version: int | None = None,
+    ) -> None:
         self.models = frozenset((name, *aliases))
         described = Model(
             name=name,
@@ -48,6 +58,8 @@ class RewardScoringActor(RewardScoring):
             context=engine.context,
             aliases=sorted(set(aliases)),
             kind="reward",
+            base=base,
+            version=version,
             description=engine.description,
             lowest_score=engine.lowest,
             highest_score=engine.highest,

@@ -54,7 +54,7 @@ class ModelCache:
     async def key(self, checkpoint: Path, base_digest: str, conversion: Conversion) -> str:
         """Return the key of what a checkpoint becomes; reads all of it."""
         parts = [f"{FORMAT} {conversion} {base_digest}"]
-        parts += await anyio.to_thread.run_sync(_digests, checkpoint)
+        parts += await anyio.to_thread.run_sync(checkpoint_digests, checkpoint)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     async def make(self, key: str, checkpoint: Path, base: Path, conversion: Conversion) -> None:
@@ -101,12 +101,14 @@ class ModelCache:
                         path.unlink()
 
 
-def _digests(checkpoint: Path) -> list[str]:
-    """Return a line for each file that a conversion may read."""
+def checkpoint_digests(
+    checkpoint: Path, kinds: Collection[str] = (".safetensors", ".json")
+) -> list[str]:
+    """Return a line for each file of some kinds that is not private to the job: by default those that a conversion may read."""
     lines = []
     for path in files_of(checkpoint):
         name = path.relative_to(checkpoint).as_posix()
-        read = path.suffix in (".safetensors", ".json") and name != MANIFEST
+        read = path.suffix in kinds and name != MANIFEST
         if read and not name.startswith(f"{RESUME}/"):
             lines.append(f"{name} {file_digest(path)}")
     return lines

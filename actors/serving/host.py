@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -13,15 +14,11 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from ...bus.bus import Bus
 from ...bus.transport import Message
-from ...schemas import AylluError, InvalidRequest, ModelNotFound, NotFound
-from ..registry import build_trained
+from ...schemas import AylluError, ModelNotFound, NotFound
 from ..supervision import Backoff
-from .bases import Bases
-from .cache import ModelCache
 from .records import CHANGED, ModelRecord, Records, Version
-from .served import ServedVersion
-from .settings import ServingConfig
-from .sources import Sources, look_at
+from .served import Loading, ServedVersion
+from .sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -31,25 +28,45 @@ RETRIES = Backoff(first=POLL_SECONDS, most=600.0)
 """How long a version that cannot be loaded is left alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shelf:
-    """What host and registry of a worker share.
+class Kind(Protocol):
+    """How registered models of a kind are served in a worker: language models, or reward models."""
 
-    Attributes:
-        bus: the bus.
-        records: what is registered.
-        bases: the configured models.
-        cache: where files are made of checkpoints.
-        sources: finds checkpoints.
-        config: the limits.
-    """
+    def check_name(self, name: str) -> None:
+        """Refuse the name of a configured model.
 
-    bus: Bus
-    records: Records
-    bases: Bases
-    cache: ModelCache
-    sources: Sources
-    config: ServingConfig
+        Raises:
+            Conflict: it is one.
+        """
+        ...
+
+    def takes(self, version: Version) -> bool:
+        """Tell whether a version is of this kind."""
+        ...
+
+    async def version_of(self, source: Source) -> Version:
+        """Return a checkpoint as a version without a number, once what it is served from is made.
+
+        Raises:
+            AylluError: it cannot be served.
+        """
+        ...
+
+    async def loading(self, name: str, version: Version) -> Loading:
+        """Return what loads a version, once its files are there and are what was registered.
+
+        Raises:
+            ModelNotFound: what it stands on is another worker's.
+            AylluError: it cannot be loaded.
+        """
+        ...
+
+    def remove(self, keys: Collection[str]) -> None:
+        """Remove what was made for versions that are no more."""
+        ...
+
+    def sweep(self, keys: Collection[str]) -> None:
+        """Remove what nobody refers to any more; these are referred to."""
+        ...
 
 
 @dataclass(slots=True)
@@ -60,19 +77,20 @@ class _Failure:
 
 
 class ModelHost:
-    """Serves the registered models whose bases are configured here.
+    """Serves the registered models of one kind, if what they stand on is here.
 
     Args:
-        shelf: where models come from.
+        bus: the bus.
+        records: what is registered.
+        kind: how its models are served.
+        drain_seconds: how long running calls of a version may go on after another one has taken its place.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._bus = shelf.bus
-        self._records = shelf.records
-        self._bases = shelf.bases
-        self._cache = shelf.cache
-        self._sources = shelf.sources
-        self._drain_seconds = shelf.config.drain_seconds
+    def __init__(self, bus: Bus, records: Records, kind: Kind, drain_seconds: float) -> None:
+        self.kind = kind
+        self._bus = bus
+        self._records = records
+        self._drain_seconds = drain_seconds
         self._served: dict[str, ServedVersion] = {}
         self._failed: dict[str, _Failure] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
@@ -107,24 +125,7 @@ class ModelHost:
         Raises:
             AylluError: it cannot be loaded.
         """
-        spec = self._bases.find(version.base)
-        path, digest = await self._bases.file(spec)
-        adapter = version.served == "adapter"
-        if adapter and digest != version.base_digest:
-            raise InvalidRequest(f"the base {version.base!r} has another file by now: train anew")
-        file = self._cache.file(version.key)
-        if not file.is_file():
-            folder = self._sources.folder(version.url)
-            await anyio.to_thread.run_sync(look_at, folder, version.base)
-            key = await self._cache.key(folder, digest, version.conversion)
-            if key != version.key:
-                raise InvalidRequest(
-                    f"{folder.name}, or its base, is not any more what was registered"
-                )
-            await self._cache.make(key, folder, path, version.conversion)
-        made = ServedVersion(
-            self._bus, name, version, partial(build_trained, spec, file, adapter=adapter)
-        )
+        made = ServedVersion(self._bus, name, version, await self.kind.loading(name, version))
         assert self._tasks is not None
         await self._tasks.start(made.run)
         return made
@@ -170,7 +171,7 @@ class ModelHost:
         for name in self._served.keys() - {record.name for record in records}:
             await self._drop_if_gone(name)
         keys = {version.key for record in records for version in record.versions}
-        await anyio.to_thread.run_sync(self._cache.sweep, keys)
+        await anyio.to_thread.run_sync(self.kind.sweep, keys)
 
     async def _follow(self, record: ModelRecord) -> None:
         name = record.name
@@ -183,13 +184,17 @@ class ModelHost:
             except AylluError as error:
                 log.warning("the model %s cannot be read: %s", name, error)
                 return
+            if not self.kind.takes(version):
+                # Another worker serves it; what was served here had the name before.
+                await self._retire(name)
+                return
             served = self._served.get(name)
             if served is not None and served.version.id == version.id:
                 return
             if self._waits(name, version):
                 return
             try:
-                self._bases.check_name(name)
+                self.kind.check_name(name)
                 loaded = await self.load(name, version)
             except ModelNotFound as error:
                 # Its base is another worker's, which serves it; what was served here is an older version.

@@ -10,8 +10,10 @@ from ..registry import ModelSpec
 from .actor import ModelRegistryActor
 from .bases import Bases
 from .cache import ModelCache
-from .host import ModelHost, Shelf
+from .host import ModelHost
+from .language import LanguageModels
 from .records import open_records
+from .registrar import Registrar
 from .settings import ServingConfig
 from .sources import Sources
 
@@ -30,7 +32,13 @@ async def open_serving(
     records = await open_records(bus)
     bases = Bases(models)
     cache = ModelCache(data_dir / "models", config.convert_seconds)
-    sources = Sources(bus, [data_dir / "training" / "jobs", *map(Path, config.roots)])
-    shelf = Shelf(bus, records, bases, cache, sources, config)
-    host = ModelHost(shelf)
-    return ModelRegistryActor(shelf, host), host
+    sources = open_sources(bus, data_dir, config)
+    kind = LanguageModels(bases, cache, sources)
+    host = ModelHost(bus, records, kind, config.drain_seconds)
+    registrar = Registrar(records, host, config.versions)
+    return ModelRegistryActor(bus, records, registrar, sources, config.models), host
+
+
+def open_sources(bus: Bus, data_dir: Path, config: ServingConfig) -> Sources:
+    """Return what finds checkpoints: those of jobs on this machine, and those below the configured roots."""
+    return Sources(bus, [data_dir / "training" / "jobs", *map(Path, config.roots)])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
+from uuid import uuid4
 
 import msgspec
 
@@ -21,12 +22,15 @@ from ...schemas import (
     encode,
 )
 from .convert import Conversion
+from .sources import Source
 
 BUCKET = "models"
 CHANGED = f"{ROOT}.signal.models"
 """The subject on which hosts hear that there is something to look at; live, not stored."""
 CHANGES = 100
 """How often a change is tried while others change the same model."""
+
+Served = Literal["adapter", "model", "reward"]
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,11 +40,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         id: of this registration alone: another one never has it, whatever its number is.
         version: its number, counted from 1.
         url: the folder of its checkpoint.
-        base: the configured model that it stands on.
-        base_digest: the digest of that model's file.
-        conversion: how its checkpoint becomes a GGUF file.
-        key: the name of that file in the cache.
-        served: as an adapter on its base, or as weights of its own.
+        base: the model that it stands on; of a reward model with weights of its own, what it was made of, if that is known.
+        base_digest: the digest of the weights of what it stands on.
+        conversion: how its checkpoint becomes a GGUF file; None of a reward model, which becomes none.
+        key: the digest of all that it is made of, and the name of its file in the cache.
+        served: as an adapter on its base, as weights of its own, or as a reward model.
         registered_at: when.
         job: whose checkpoint it is.
         iters: which one of it.
@@ -51,12 +55,36 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     base: str
     base_digest: str
-    conversion: Conversion
+    conversion: Conversion | None
     key: str
-    served: Literal["adapter", "model"]
+    served: Served
     registered_at: datetime
     job: str | None = None
     iters: int | None = None
+
+
+def new_version(
+    source: Source,
+    *,
+    base: str,
+    base_digest: str,
+    key: str,
+    served: Served,
+) -> Version:
+    """Return a checkpoint as a version that is not kept yet; its number is known when it is."""
+    return Version(
+        id=uuid4().hex,
+        version=0,
+        url=source.folder.as_uri(),
+        base=base,
+        base_digest=base_digest,
+        conversion=source.conversion,
+        key=key,
+        served=served,
+        registered_at=datetime.now(UTC),
+        job=source.job,
+        iters=source.iters,
+    )
 
 
 class ModelRecord(msgspec.Struct, frozen=True):

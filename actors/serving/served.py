@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
@@ -10,10 +11,13 @@ from anyio.abc import TaskStatus
 
 from ...bus.bus import Bus
 from ...bus.service import Service
-from ..engines.engine import InferenceEngine
-from ..inference import InferenceActor
 from ..supervision import supervise
 from .records import Version
+
+ActorOf = Callable[[Version], object]
+"""Returns the actor of a loaded version, which tells the version's number."""
+Loading = Callable[[], AbstractAsyncContextManager[ActorOf]]
+"""Loads a version: inside of what it returns, its engine is ready."""
 
 
 class ServedVersion:
@@ -23,16 +27,14 @@ class ServedVersion:
         bus: the bus.
         name: what requests call the model.
         version: what is served; its number may be told until it is announced.
-        build: makes its engine; called again when that died.
+        load: loads it; called again when its engine died.
     """
 
-    def __init__(
-        self, bus: Bus, name: str, version: Version, build: Callable[[], InferenceEngine]
-    ) -> None:
+    def __init__(self, bus: Bus, name: str, version: Version, load: Loading) -> None:
         self.name = name
         self.version = version
         self._bus = bus
-        self._build = build
+        self._load = load
         self._wanted = anyio.Event()
         self._announced = anyio.Event()
         self._retired = False
@@ -52,12 +54,10 @@ class ServedVersion:
             self._announced.set()  # Nobody waits for what will not come.
 
     async def _serve(self, *, task_status: TaskStatus[Any]) -> None:
-        async with self._build() as engine:
+        async with self._load() as actor_of:
             task_status.started()
             await self._wanted.wait()
-            base, number = self.version.base, self.version.version
-            actor = InferenceActor(engine, self.name, base=base, version=number)
-            self._service = Service(self._bus, actor)
+            self._service = Service(self._bus, actor_of(self.version))
             try:
                 await self._service.run(task_status=_Sets(self._announced))
             finally:

@@ -18,6 +18,7 @@ class ServingConfig(Wire, frozen=True):
         versions: how many versions of a model are kept; the oldest go first.
         convert_seconds: how long a conversion may take.
         drain_seconds: how long running calls of a version may go on after another one has taken its place.
+        reward_device: what registered reward models run on: ``cpu``, ``cuda``, or ``cuda:0``.
     """
 
     roots: list[str] = []
@@ -25,3 +26,4 @@ class ServingConfig(Wire, frozen=True):
     versions: Annotated[int, Meta(ge=1, le=1000)] = 5
     convert_seconds: Annotated[float, Meta(gt=0)] = 900.0
     drain_seconds: Annotated[float, Meta(gt=0)] = 60.0
+    reward_device: Annotated[str, Meta(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import anyio.to_thread
+import msgspec
 
 from ...bus.bus import Bus
 from ...bus.client import client
@@ -31,15 +32,15 @@ class Source:
 
     Attributes:
         folder: where it is.
-        base: the name of the model that was trained.
-        conversion: how it becomes a GGUF file.
+        base: the name of the model that was trained; empty where nothing tells it and nothing needs it.
+        conversion: how it becomes a GGUF file; None of a reward model, which becomes none.
         job: whose it is.
         iters: which one of it.
     """
 
     folder: Path
     base: str
-    conversion: Conversion
+    conversion: Conversion | None
     job: str | None = None
     iters: int | None = None
 
@@ -124,15 +125,33 @@ def look_at(folder: Path, base: str | None) -> Source:
     kind: Literal["adapter", "model"]
     if (folder / MANIFEST).is_file():
         manifest = verify(folder)
-        merge = manifest.merge
+        merge, reward = manifest.merge, manifest.reward
         kind, base, iters = manifest.kind, base or manifest.base, manifest.iters
     else:
         refuse_pickles(folder)
         merge, iters = False, None
         kind = "adapter" if (folder / CONFIG).is_file() else "model"
-    if base is None:
+        reward = _scores(folder)
+    if base is None and (kind == "adapter" or not reward):
         raise InvalidRequest("base: which served model was trained? The folder does not tell")
+    if reward:
+        return Source(folder, base or "", None, iters=iters)
+    assert base is not None
     conversion: Conversion = kind
     if kind == "adapter" and (must_merge(folder) or merge):
         conversion = "merge"
     return Source(folder, base, conversion, iters=iters)
+
+
+def _scores(folder: Path) -> bool:
+    """Tell whether a folder that others wrote has a reward model, by what its libraries say of it."""
+    for name in (CONFIG, "config.json"):
+        try:
+            told: Any = msgspec.json.decode((folder / name).read_bytes())
+        except (OSError, msgspec.DecodeError):
+            continue
+        if isinstance(told, dict):
+            kinds = [told.get("task_type"), *(told.get("architectures") or ())]
+            if any(kind == "SEQ_CLS" or "SequenceClassification" in str(kind) for kind in kinds):
+                return True
+    return False

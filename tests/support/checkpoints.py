@@ -49,7 +49,7 @@ def trained() -> Path:
     if not (folder / "said.json").is_file():
         program = Path(__file__).with_name("make_checkpoints.py")
         subprocess.run(
-            [sys.executable, "-W", "ignore", str(program), str(folder)],
+            [sys.executable, "-P", "-W", "ignore", str(program), str(folder)],
             check=True,
             timeout=300,
             capture_output=True,
