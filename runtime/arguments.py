@@ -22,6 +22,7 @@ from .bank_arguments import EXAMPLE as BANK_EXAMPLE
 from .bank_arguments import add_bank_arguments
 from .dataset_arguments import EXAMPLE as DATASET_EXAMPLE
 from .dataset_arguments import add_dataset_arguments
+from .improve_arguments import IMPROVE_EXAMPLE, add_improve_arguments
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS
 from .model_arguments import MODELS_EXAMPLE, add_model_arguments
 from .reward_arguments import REWARDS_EXAMPLE, add_reward_arguments
@@ -61,6 +62,7 @@ EXAMPLES = {
     "turns": TURN_EXAMPLE,
     "dataset": DATASET_EXAMPLE,
     "synthesize": SYNTHESIZE_EXAMPLE,
+    "improve": IMPROVE_EXAMPLE,
     "train": TRAIN_EXAMPLE,
     "jobs": JOB_EXAMPLE,
     "logs": LOGS_EXAMPLE,
@@ -180,6 +182,9 @@ def _add_keepers(commands: Commands) -> None:
     )
     add_synthesize_arguments(
         _add(commands, "synthesize", "generate, score and filter training data"), DEFAULT_URL
+    )
+    add_improve_arguments(
+        _add(commands, "improve", "improve a model by its own good answers, in rounds"), DEFAULT_URL
     )
     add_train_arguments(
         _add(commands, "train", "fine-tune a model, and follow the job"), DEFAULT_URL

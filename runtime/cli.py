@@ -117,6 +117,20 @@ def _synthesize(options: argparse.Namespace) -> None:
     _run(partial(run_synthesize, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _improve(options: argparse.Namespace) -> None:
+    from .improve_commands import hint, prepare_improve, run_improve
+
+    request = prepare_improve(options)
+    try:
+        _run(partial(run_improve, options.url, os.environ.get(TOKEN_VARIABLE), options, request))
+    except KeyboardInterrupt:
+        if request is not None:
+            sys.stderr.write(
+                f"the loop goes on, and so does the same command run again\n{hint(request.job_uuid)}\n"
+            )
+        raise
+
+
 def _train(options: argparse.Namespace) -> None:
     from .train_commands import run_train
 
@@ -205,6 +219,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "turns": _turns,
     "dataset": _dataset,
     "synthesize": _synthesize,
+    "improve": _improve,
     "train": _train,
     "jobs": _jobs,
     "models": _models,

@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -80,6 +81,7 @@ class JobView:
             disable=not self._terminal,
         )
         self._task = self._progress.add_task("waiting", total=None, figures="")
+        self._stage = self._progress.add_task("", total=None, figures="", visible=False)
 
     def __enter__(self) -> JobView:
         self._progress.start()
@@ -113,26 +115,37 @@ class JobView:
             sys.stdout.flush()
         if event.metrics is not None:
             self.losses.add(event.metrics)
-            self._move(event.metrics)
+        self._follow(self._task, event)
+
+    def show_stage(self, event: JobEvent) -> None:
+        """Show how far a job is that the shown one waits for, by a bar below its own."""
+        self._progress.update(self._stage, visible=True)
+        self._follow(self._stage, event)
+
+    def end_stage(self) -> None:
+        """Show no such job any more."""
+        self._progress.reset(self._stage, total=None, visible=False, figures="")
+
+    def _follow(self, task: TaskID, event: JobEvent) -> None:
+        if event.metrics is not None:
+            self._move(task, event.metrics)
         if event.progress is not None:
-            self._advance(event.progress)
+            self._advance(task, event.progress)
         if event.status is not None:
             waits = event.status is PostTrainingJobStatus.scheduled
             doing = "waiting" if waits else event.phase or event.status.value
-            self._progress.update(self._task, description=doing)
+            self._progress.update(task, description=doing)
 
-    def _move(self, metrics: JobMetrics) -> None:
+    def _move(self, task: TaskID, metrics: JobMetrics) -> None:
         figures = []
         if metrics.loss is not None:
             figures.append(f"loss {metrics.loss:.3f}")
         if metrics.tokens_per_second is not None:
             figures.append(f"{metrics.tokens_per_second:.0f} tokens/s")
         if figures:
-            self._progress.update(self._task, figures="  ".join(figures))
-        self._progress.update(self._task, completed=metrics.iteration, total=metrics.total)
+            self._progress.update(task, figures="  ".join(figures))
+        self._progress.update(task, completed=metrics.iteration, total=metrics.total)
 
-    def _advance(self, progress: JobProgress) -> None:
+    def _advance(self, task: TaskID, progress: JobProgress) -> None:
         figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.figures.items())
-        self._progress.update(
-            self._task, completed=progress.done, total=progress.total, figures=figures
-        )
+        self._progress.update(task, completed=progress.done, total=progress.total, figures=figures)
