@@ -22,7 +22,7 @@ from ...schemas import (
 )
 from ...schemas.errors import ErrorInfo
 from ..ordered import as_done
-from ..patience import persistently
+from .asking import Patience
 from .engine import Answer, Score
 
 BATCH = 32
@@ -65,6 +65,7 @@ class CombinationEngine:
         self.highest = highest
         self._rewards: RewardScoring = client(RewardScoring, bus)
         self._weights = dict(weights)
+        self._patience = {part: Patience(PATIENCE) for part in weights}
 
     async def __aenter__(self) -> CombinationEngine:
         """Do nothing: the parts may come later."""
@@ -106,7 +107,7 @@ class CombinationEngine:
         prompts = [KPromptGenerations(one.dialog, [one.message], one.reference) for one in answers]
         request = RewardScoringRequest(prompt_generations=prompts, model=part)
         try:
-            response = await persistently(lambda: self._rewards.score(request), patience=PATIENCE)
+            response = await self._patience[part].bear(lambda: self._rewards.score(request))
         except AylluError as error:
             return [_of_part(part, error.info)] * len(answers)
         found = {prompt.index: prompt for prompt in response.scored_generations}

@@ -23,8 +23,8 @@ from ...schemas import (
     encode,
 )
 from ..attachments import text_of
-from ..patience import persistently
 from ..tool_calls import render_calls
+from .asking import Patience
 from .engine import Answer, Score
 from .items import one_by_one
 
@@ -82,6 +82,7 @@ class JudgeEngine:
         self._verdicts = {word.casefold(): value for word, value in verdicts.items()}
         self._prefix = prefix
         self._at_once = at_once
+        self._patience = Patience(PATIENCE)
 
     async def __aenter__(self) -> JudgeEngine:
         """Do nothing: the model may come later."""
@@ -111,7 +112,7 @@ class JudgeEngine:
         async def ask() -> ChatCompletionResponse:
             return await self._inference.chat_completion(request)
 
-        response = await persistently(ask, patience=PATIENCE)
+        response = await self._patience.bear(ask)
         return Score(self._expectation(_likeliest(response, self._model)))
 
     def _expectation(self, tokens: Iterable[Mapping[str, Any]]) -> float:

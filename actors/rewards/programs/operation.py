@@ -17,7 +17,7 @@ from ....schemas import (
 )
 from ....schemas.proxy import single_reply
 from ....schemas.webmethod import SUBJECT_PREFIX
-from ...patience import persistently
+from ..asking import Patience
 from ..engine import Answer
 
 
@@ -36,6 +36,7 @@ class OperationProgram:
         self._bus = bus
         self._operation = operation
         self._timeout = timeout
+        self._patience = Patience(timeout)
 
     async def __aenter__(self) -> OperationProgram:
         """Do nothing: the actors may come later."""
@@ -63,7 +64,7 @@ class OperationProgram:
             with closing(running):
                 return await single_reply(running)
 
-        reply = await persistently(call, patience=self._timeout)
+        reply = await self._patience.bear(call)
         try:
             return decode(reply, ScoreAnswerResponse).score
         except InvalidRequest as error:

@@ -1,0 +1,110 @@
+"""Combinations of reward models on the bus."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+import anyio
+import pytest
+from support.rewards import (
+    RewardDouble,
+    answers,
+    error_of,
+    prompt,
+    request,
+    results_of,
+    rewards,
+    texts_of,
+    values_of,
+)
+
+from ayllu.actors.rewards import combination
+from ayllu.actors.rewards.engine import Score
+from ayllu.actors.rewards.registry import build_reward
+from ayllu.actors.rewards.specs import CombinationSpec, JudgeSpec, ProgramSpec
+from ayllu.bus import local_bus
+from ayllu.schemas import InvalidRequest
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("reward-combination")]
+
+SPEC = CombinationSpec(name="c", weights={"one": 1.0, "two": 3.0})
+
+
+async def test_the_score_is_the_weighted_mean_and_tells_its_parts() -> None:
+    one, two = RewardDouble(), RewardDouble()
+    one.results = {"x": Score(0.0)}
+    two.results = {"x": Score(1.0)}
+    async with local_bus() as bus, rewards(bus, SPEC, one=one, two=two) as scoring:
+        response = await scoring.score(request(prompt("x", "2", "0.5"), model="c"))
+    [scored] = response.scored_generations
+    assert texts_of(scored) == [("2", 2.0), ("x", 0.75), ("0.5", 0.5)]
+    assert scored.k_scored_generations[1].parts == {"one": 0.0, "two": 1.0}
+
+
+async def test_an_answer_that_a_part_cannot_score_is_unscored_with_its_error() -> None:
+    one, two = RewardDouble(), RewardDouble()
+    one.results = {"x": Score(1.0)}
+    two.results = {"x": InvalidRequest("too odd")}
+    async with local_bus() as bus, rewards(bus, SPEC, one=one, two=two) as scoring:
+        response = await scoring.score(request(prompt("1", "x"), model="c"))
+    [scored] = response.scored_generations
+    assert texts_of(scored) == [("1", 1.0)]
+    [failed] = scored.unscored
+    assert (failed.index, failed.code, failed.message) == (1, "invalid_request", "two: too odd")
+
+
+async def test_equal_answers_are_told_apart() -> None:
+    one, two = RewardDouble(), RewardDouble()
+    async with local_bus() as bus, rewards(bus, one=one, two=two):
+        async with build_reward(SPEC, bus, [SPEC]) as engine:
+            assert values_of(await results_of(engine, answers("1", "1", "2", "1"))) == [1, 1, 2, 1]
+
+
+async def test_parts_are_asked_in_batches_and_a_batch_is_told_when_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(combination, "BATCH", 2)
+    one, two = RewardDouble(), RewardDouble()
+    two.gates["3"] = anyio.Event()
+    async with local_bus() as bus, rewards(bus, one=one, two=two):
+        async with build_reward(SPEC, bus, [SPEC]) as engine:
+            with anyio.fail_after(20):
+                async with aclosing(engine.score(answers("1", "2", "3", "4", "5"))) as scores:
+                    found = [(await anext(scores))[0] for _ in range(3)]
+                    two.gates["3"].set()
+                    found += [index async for index, _ in scores]
+    assert sorted(found[:3]) == [0, 1, 4]
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    assert [len(texts) for texts in one.asked] == [2, 2, 1]
+
+
+async def test_a_part_that_is_not_served_is_the_error_of_each_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(combination, "PATIENCE", 0.0)
+    async with local_bus() as bus, rewards(bus, one=RewardDouble()):
+        async with build_reward(SPEC, bus, [SPEC]) as engine:
+            for result in await results_of(engine, answers("1", "2")):
+                assert error_of(result).info.code == "model_not_found"
+                assert error_of(result).message.startswith("two: ")
+
+
+async def test_combinations_of_combinations() -> None:
+    outer = CombinationSpec(name="outer", weights={"c": 1.0, "one": 1.0})
+    one, two = RewardDouble(), RewardDouble()
+    one.results = {"x": Score(0.0)}
+    two.results = {"x": Score(1.0)}
+    async with local_bus() as bus, rewards(bus, SPEC, outer, one=one, two=two) as scoring:
+        response = await scoring.score(request(prompt("x"), model="outer"))
+    [scored] = response.scored_generations
+    assert scored.k_scored_generations[0].parts == {"c": 0.75, "one": 0.0}
+
+
+async def test_its_range_follows_from_those_of_its_parts() -> None:
+    judge = JudgeSpec(name="one", model="lm", verdicts={"1": 1.0, "5": 5.0})
+    program = ProgramSpec(name="two", function="exact_answer", lowest=-1.0)
+    async with local_bus() as bus:
+        engine = build_reward(SPEC, bus, [SPEC, judge, program])
+        assert (engine.lowest, engine.highest) == (-0.5, 2.0)
+        elsewhere = build_reward(SPEC, bus, [SPEC, judge])
+        assert (elsewhere.lowest, elsewhere.highest) == (None, None)
