@@ -104,6 +104,9 @@ async def _follow(stack: Stack, job: str, *, shown: bool) -> None:
             pass
         return
     with JobView(plot=False) as view:
+        if not view.terminal:
+            await view.show(followed(stack, job))
+            return
         async with background_tasks() as tasks:
             await view.show(_with_stages(stack, job, view, tasks))
 

@@ -62,12 +62,17 @@ class Losses:
 
 
 class JobView:
-    """Shows the events of a job on stdout, and on a terminal a bar below them; used as ``with JobView() as view``."""
+    """Shows the events of a job on stdout, and on a terminal a bar below them; used as ``with JobView() as view``.
+
+    Attributes:
+        losses: those that were shown.
+        terminal: whether stdout is one.
+    """
 
     def __init__(self, *, plot: bool = True) -> None:
         self.losses = Losses()
         self._plot = plot
-        self._terminal = sys.stdout.isatty()
+        self.terminal = sys.stdout.isatty()
         self._console = Console(highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -78,7 +83,7 @@ class JobView:
             TextColumn("{task.fields[figures]}", markup=False),
             console=self._console,
             transient=True,
-            disable=not self._terminal,
+            disable=not self.terminal,
         )
         self._task = self._progress.add_task("waiting", total=None, figures="")
         self._stage = self._progress.add_task("", total=None, figures="", visible=False)
@@ -94,7 +99,7 @@ class JobView:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        if self._plot and self._terminal and (plot := self.losses.plot(self._console.width)):
+        if self._plot and self.terminal and (plot := self.losses.plot(self._console.width)):
             self._console.print(Text.from_ansi(plot))
 
     async def show(self, events: AsyncIterator[JobEvent]) -> JobEvent | None:
@@ -106,12 +111,12 @@ class JobView:
 
     def _show(self, event: JobEvent) -> None:
         for line in event.lines:
-            if self._terminal:
+            if self.terminal:
                 shown = f"{event.at.astimezone():%H:%M:%S} {line.translate(_HARMLESS)}"
                 self._console.print(shown, markup=False, emoji=False, soft_wrap=True)
             else:
                 sys.stdout.write(f"{line}\n")
-        if not self._terminal:
+        if not self.terminal:
             sys.stdout.flush()
         if event.metrics is not None:
             self.losses.add(event.metrics)

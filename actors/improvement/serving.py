@@ -83,7 +83,7 @@ class Serving:
         with anyio.move_on_after(SWITCH_SECONDS):
             while True:
                 models = [one for one in await served_models(self._bus) if one.name == self._name]
-                if all(one.version == version for one in models):
+                if all(one.version in (version, None) for one in models):
                     return
                 await anyio.sleep(LOOK_SECONDS)
         log.warning("some worker does not serve version %s of %r yet", version, self._name)

@@ -18,20 +18,26 @@ from support.improvement import (
     improve_request,
     running_improvement,
 )
+from support.synthetic import DoubleRewards
 
+from ayllu.actors.improvement import serving
 from ayllu.bus import connect, local_bus
 from ayllu.bus.bus import Bus
 from ayllu.bus.server import embedded_server
+from ayllu.bus.service import serve
 from ayllu.schemas import (
     Conflict,
     InvalidRequest,
     JobFailure,
     Message,
+    Model,
     ModelVersion,
     NotFound,
     PostTrainingJobStatus,
     Role,
+    encode,
 )
+from ayllu.schemas.tasks import background_tasks
 
 pytestmark = pytest.mark.asyncio
 Status = PostTrainingJobStatus
@@ -329,3 +335,32 @@ async def test_only_loops_have_a_report() -> None:
         await improving.ended()
         with pytest.raises(InvalidRequest):
             await improving.loops.report("loop/baseline")
+
+
+class Slow(DoubleRewards):
+    """A double of an inference worker that serves some version of the model."""
+
+    service_name = "inference"
+    version = 1
+
+    @property
+    def service_metadata(self) -> dict[str, str]:  # type: ignore[override]
+        model = Model(NAME, engine="double", context=0, version=self.version)
+        return {"models": encode([model]).decode()}
+
+
+@pytest.mark.requirement("improvement-loop")
+async def test_an_evaluation_waits_until_all_workers_have_gone_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "SWITCH_SECONDS", 0.5)
+    async with local_bus() as bus, running_improvement(bus, runners=0) as improving:
+        served = serving.Serving(bus, NAME)
+        async with background_tasks() as tasks:
+            await tasks.start(serve, bus, Slow())
+            assert await served.serve_job("one") == 1
+            assert caplog.messages == []
+            # A worker that is stuck is not waited for for ever.
+            assert await served.serve_job("two") == 2
+            assert "does not serve version 2" in caplog.messages[-1]
+        assert improving.stages.registered == ["one", "two"]
