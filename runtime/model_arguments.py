@@ -16,7 +16,8 @@ EXAMPLES = {
 }
 MODELS_EXAMPLE = "\n  ".join(EXAMPLES.values())
 REGISTER_HELP = """\
-The model is served once it is loaded; until then, an earlier version of it answers. `ayllu chat --model NAME` talks to it.
+The model is served once it is loaded; until then, an earlier version of it answers. `ayllu chat --model NAME` talks to it;
+a reward model, of a job of `ayllu train reward`, scores answers instead (`ayllu rewards score --model NAME`).
 """
 
 

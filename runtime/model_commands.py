@@ -52,7 +52,9 @@ async def _list(stack: Stack, options: argparse.Namespace) -> None:
         return
     for model in served:
         names = ", ".join([model.name, *model.aliases])
-        told = f"version {model.version} of {model.base}" if model.version else model.kind
+        told = f"version {model.version}" if model.version else model.kind
+        if model.base:
+            told += f" of {model.base}"
         sys.stdout.write(f"{names}\t{model.engine}\t{model.context} tokens\t{told}\n")
     if registered:
         sys.stdout.write("\nregistered (* is served):\n")
@@ -65,7 +67,7 @@ def _write_versions(model: RegisteredModel) -> None:
         mark = "*" if version.version == model.current else " "
         since = version.registered_at
         when = since.isoformat(timespec="seconds") if since else "-"
-        told = f"{version.kind} on {version.base}"
+        told = f"{version.kind} on {version.base}" if version.base else version.kind
         sys.stdout.write(
             f"{mark} {model.name}\t{version.version}\t{told}\t{_origin(version)}\t{when}\n"
         )

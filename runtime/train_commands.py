@@ -15,6 +15,7 @@ from ..client import Stack, connect
 from ..schemas import (
     Dataset,
     InvalidRequest,
+    PostTrainingRewardRequest,
     PostTrainingRLHFRequest,
     PostTrainingSFTRequest,
     encode,
@@ -75,6 +76,10 @@ async def _start(stack: Stack, options: argparse.Namespace, fields: Fields) -> s
         sft = convert(fields, PostTrainingSFTRequest)
         await stack.post_training.supervised_fine_tune(sft)
         return sft.job_uuid
+    if options.action == "reward":
+        reward = convert(fields, PostTrainingRewardRequest)
+        await stack.post_training.reward_model(reward)
+        return reward.job_uuid
     if options.start:
         fields["finetuned_model"] = await _start_of(stack, options.start)
     dpo = convert(fields, PostTrainingRLHFRequest)
@@ -120,18 +125,18 @@ def fields_of(options: argparse.Namespace) -> Fields:
     Raises:
         InvalidRequest: the file cannot be read, or has fields that no request has.
     """
-    sft = options.action == "sft"
+    dpo = options.action == "dpo"
     given = _from_file(options.config) if options.config else {}
     chosen = _chosen(options)
-    algorithm = chosen.get("algorithm") or given.get("algorithm") or ("lora" if sft else "dpo")
-    lr = DPO_LR if not sft else FULL_LR if algorithm == "full" else ADAPTER_LR
+    algorithm = chosen.get("algorithm") or given.get("algorithm") or ("dpo" if dpo else "lora")
+    lr = DPO_LR if dpo else FULL_LR if algorithm == "full" else ADAPTER_LR
     limited = chosen["training_config"].get("n_iters") or given.get("training_config", {}).get(
         "n_iters"
     )
     fields: Fields = {
         "job_uuid": f"{options.action}-{token_hex(4)}",
         "algorithm": algorithm,
-        "algorithm_config": dict(ADAPTER if sft else ALIGNMENT),
+        "algorithm_config": dict(ALIGNMENT if dpo else ADAPTER),
         "optimizer_config": {**OPTIMIZER, "lr": lr},
         "training_config": {**TRAINING, "n_epochs": 0 if limited else EPOCHS},
         "hyperparam_search_config": {},
@@ -158,7 +163,7 @@ def _from_file(path: str) -> Fields:
 
 def _chosen(options: argparse.Namespace) -> Fields:
     """Return what the command line says."""
-    if options.action == "sft":
+    if options.action != "dpo":
         config = {
             "rank": options.rank,
             "alpha": options.alpha,

@@ -12,6 +12,7 @@ from .sub_commands import actions_of, at_gateway
 TRAIN_EXAMPLES = {
     "sft": "ayllu train sft --model smollm2 --dataset dialogs.jsonl --validation held-out.jsonl --job my-first",
     "dpo": "ayllu train dpo --from my-first --dataset preferences.jsonl",
+    "reward": "ayllu train reward --model smollm2 --dataset preferences.jsonl --job my-reward",
 }
 JOB_EXAMPLES = {
     "list": "ayllu jobs list",
@@ -36,21 +37,6 @@ def add_train_arguments(parser: argparse.ArgumentParser, default_url: str) -> No
     """Add the options and sub-commands of ``ayllu train`` to its parser."""
     kinds = parser.add_subparsers(dest="action", required=True, metavar="KIND")
     sft = _kind(kinds, "sft", "supervised fine-tuning: learn to answer as in examples")
-    sft.add_argument("--model", help="what is trained; a name from `ayllu call models`")
-    sft.add_argument(
-        "--algorithm",
-        choices=[algorithm.value for algorithm in FinetuningAlgorithm],
-        help="full trains all weights, the others an adapter (lora)",
-    )
-    sft.add_argument("--rank", type=int, help="of the adapter (8)")
-    sft.add_argument("--alpha", type=int, help="the adapter's scale is alpha / rank (16)")
-    sft.add_argument(
-        "--modules",
-        nargs="+",
-        metavar="NAME",
-        help="attention layers with adapters (q_proj v_proj)",
-    )
-    sft.add_argument("--mlp", action="store_true", help="adapters on the MLP's layers too")
     sft.add_argument(
         "--output-layer", action="store_true", help="an adapter on the output layer too"
     )
@@ -65,7 +51,13 @@ def add_train_arguments(parser: argparse.ArgumentParser, default_url: str) -> No
     dpo.add_argument("--clip", type=float, help="reward_clip: limit of a reward; 0 is none (0)")
     dpo.add_argument("--epsilon", type=float, help="share of pairs that are labelled wrong (0)")
     dpo.add_argument("--gamma", type=float, help="margin between the rewards (0)")
-    for kind in (sft, dpo):
+    reward = _kind(
+        kinds, "reward", "a reward model: score chosen answers higher than rejected ones"
+    )
+    reward.set_defaults(output_layer=False)  # It has none; its head is trained whole.
+    for kind in (sft, reward):
+        _add_model(kind)
+    for kind in (sft, dpo, reward):
         _add_common(kind, default_url)
 
 
@@ -79,6 +71,24 @@ def _kind(
         epilog=f"example:\n  {TRAIN_EXAMPLES[name]}\n\n{CONFIG_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="what is trained; a name from `ayllu call models`")
+    parser.add_argument(
+        "--algorithm",
+        choices=[algorithm.value for algorithm in FinetuningAlgorithm],
+        help="full trains all weights, the others an adapter (lora)",
+    )
+    parser.add_argument("--rank", type=int, help="of the adapter (8)")
+    parser.add_argument("--alpha", type=int, help="the adapter's scale is alpha / rank (16)")
+    parser.add_argument(
+        "--modules",
+        nargs="+",
+        metavar="NAME",
+        help="attention layers with adapters (q_proj v_proj)",
+    )
+    parser.add_argument("--mlp", action="store_true", help="adapters on the MLP's layers too")
 
 
 def _add_common(parser: argparse.ArgumentParser, default_url: str) -> None:

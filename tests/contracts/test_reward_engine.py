@@ -1,4 +1,4 @@
-"""What every reward engine does: one body over programs, operations, judges and combinations."""
+"""What every reward engine does: one body over programs, operations, judges, combinations and classifiers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Protocol
 
 import anyio
 import pytest
+from support.classifiers import CONTEXT, classifiers
 from support.rewards import (
     RewardDouble,
     answers,
@@ -23,6 +24,7 @@ from support.rewards import (
 )
 
 from ayllu.actors.engines.scripted import Step
+from ayllu.actors.rewards.classifier.engine import ClassifierEngine
 from ayllu.actors.rewards.engine import RewardEngine, Score
 from ayllu.actors.rewards.registry import build_reward
 from ayllu.actors.rewards.specs import AnyRewardSpec, CombinationSpec, JudgeSpec, ProgramSpec
@@ -114,7 +116,18 @@ async def combination(bus: Bus) -> AsyncIterator[Case]:
             yield case
 
 
+@asynccontextmanager
+async def classifier(_: Bus) -> AsyncIterator[Case]:
+    async with ClassifierEngine(classifiers() / "whole") as engine:
+        texts = ["good", "bad"]
+        scores = values_of(await results_of(engine, answers(*texts)))
+        # Its head is random.
+        worse, better = (text for _, text in sorted(zip(scores, texts, strict=True)))
+        yield Case(engine, better, worse, broken="too long" * CONTEXT, within=1e-4)
+
+
 ENGINES: dict[str, Callable[[Bus], AbstractAsyncContextManager[Case]]] = {
+    "classifier": classifier,
     "program": program,
     "operation": operation,
     "judge": judge,
@@ -125,7 +138,12 @@ ENGINES: dict[str, Callable[[Bus], AbstractAsyncContextManager[Case]]] = {
 Open = Callable[[], AbstractAsyncContextManager[Case]]
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name == "classifier" else ())
+        for name in ENGINES
+    ]
+)
 def opened(request: pytest.FixtureRequest, functions: str) -> Open:
     # Not the case itself: pytest ends a fixture in another task than it began it in, and task groups do not bear that.
     @asynccontextmanager

@@ -15,6 +15,7 @@ from ayllu.runtime.train_commands import fields_of
 from ayllu.schemas import (
     InvalidRequest,
     JobMetrics,
+    PostTrainingRewardRequest,
     PostTrainingRLHFRequest,
     PostTrainingSFTRequest,
     SearchParameter,
@@ -81,6 +82,18 @@ def test_preference_optimisation_has_parameters_of_its_own() -> None:
 
 
 @pytest.mark.requirement("training-commands")
+def test_a_reward_model_is_trained_of_preferences_as_any_model() -> None:
+    data = dataset_of([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    made = fields("reward", "--model", "m", "--algorithm", "full", "--iters", "9", "--mlp")
+    made |= {"dataset": data, "validation_dataset": data}
+    request = convert(made, PostTrainingRewardRequest)
+    assert request.job_uuid.startswith("reward-")
+    assert (request.algorithm.value, request.optimizer_config.lr) == ("full", 2e-5)
+    assert request.algorithm_config.apply_lora_to_mlp
+    assert not request.algorithm_config.apply_lora_to_output
+
+
+@pytest.mark.requirement("training-commands")
 def test_files_that_cannot_be_read_are_said_to_be(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("= nothing")
@@ -97,7 +110,14 @@ def test_files_that_cannot_be_read_are_said_to_be(tmp_path: Path) -> None:
 
 @pytest.mark.requirement("training-commands")
 def test_help_teaches() -> None:
-    for command in (("train",), ("train", "sft"), ("train", "dpo"), ("jobs",), ("logs",)):
+    for command in (
+        ("train",),
+        ("train", "sft"),
+        ("train", "dpo"),
+        ("train", "reward"),
+        ("jobs",),
+        ("logs",),
+    ):
         done = run_ayllu(*command, "--help")
         assert done.returncode == 0
         assert "example:" in done.stdout

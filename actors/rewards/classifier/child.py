@@ -6,6 +6,7 @@ float32: what a batch has beside an answer does not change its score. None is cu
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import queue
@@ -179,6 +180,8 @@ def main() -> None:
     """Load what the engine says, and score until it hangs up."""
     if sys.platform != "linux":
         die_with_parent()
+    # It recommends a package for one of its kernels whenever it is imported, also to those who never use it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     link = Link(int(sys.argv[1]))
     load = link.first()
     assert isinstance(load, Load)

@@ -63,7 +63,7 @@ class ClassifierEngine:
         batch_size: answers that go through the model at once, at most.
         device: ``cpu``, ``cuda``, or ``cuda:0``.
         max_length: tokens of the longest dialog with its answer; 0 is the model's context.
-        description: what its scores mean, for people.
+        description: what its scores mean, for people; by default what is true of any.
         base: what an adapter was trained on, and is merged into when it is loaded.
         lowest: the least score there is.
         highest: the largest one.
@@ -83,7 +83,7 @@ class ClassifierEngine:
         lowest: float | None = None,
         highest: float | None = None,
     ) -> None:
-        self.description = description
+        self.description = description or "the larger the better; the scores have no fixed range"
         self.lowest = lowest
         self.highest = highest
         self.context = max_length
