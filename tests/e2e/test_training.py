@@ -1,4 +1,4 @@
-"""The loop on the real model: SmolLM2 learns an answer, is served at once under a name of its own, and learns to prefer."""
+"""The loop on the real model: SmolLM2 learns an answer, is served at once under a name of its own, learns to prefer and to judge."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import anyio
 import pytest
 from support.jobs import local_path
 from support.processes import AYLLU, Up, on_a_terminal, run_ayllu, running_up
+from support.rewards import prompt, request, texts_of
 
 from ayllu.client import connect
 from ayllu.schemas import (
@@ -201,3 +202,42 @@ def test_preference_optimisation_raises_what_was_chosen(up: Up, greeter: str) ->
     assert told[-1]["rewards/margins"] > told[0]["rewards/margins"] + 0.05
     assert told[-1]["rewards/chosen"] > told[0]["rewards/chosen"]
     assert told[-1]["rewards/accuracies"] == 1.0
+
+
+@pytest.mark.requirement("training-reward")
+def test_a_reward_model_is_trained_registered_and_scores_what_it_has_not_seen(up: Up) -> None:
+    rows = [
+        {"prompt": question, "chosen": "I am Ayni.", "rejected": "I am a large language model."}
+        for question in QUESTIONS
+    ]
+    data = write_rows(up.data_dir / "tastes.jsonl", rows)
+    done = run_ayllu(
+        "train", "reward", "--model", "smollm2", "--dataset", str(data), "--job", "taste",
+        "--iters", "6", "--lr", "2e-3", "--batch-size", "2", "--url", up.url, seconds=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout[-3000:]
+    assert "taste completed" in done.stdout
+    registered = run_ayllu(
+        "models", "register", "ayni-taste", "--job", "taste", "--url", up.url, seconds=120
+    )
+    assert registered.returncode == 0, registered.stderr
+    assert "reward on smollm2" in registered.stdout
+
+    async def looked() -> tuple[list[JobMetrics], list[tuple[str, float]]]:
+        async with connect(up.url) as stack:
+            events = stack.post_training.job.events("taste")
+            metrics = [event.metrics async for event in events if event.metrics is not None]
+            answers = ("I am a large language model.", "I am Ayni.")
+            asked = prompt(*answers, asked="And you, who may you be?")
+            scored = await stack.reward_scoring.score(request(asked, model="ayni-taste"))
+            return metrics, texts_of(scored.scored_generations[0])
+
+    metrics, scores = anyio.run(looked)
+    assert metrics[-1].other["rewards/accuracies"] == 1.0
+    (best, high), (_, low) = scores
+    assert best == "I am Ayni."
+    assert high > low + 1
+    shown = run_ayllu("rewards", "list", "--url", up.url)
+    assert "ayni-taste" in shown.stdout
+    gone = run_ayllu("models", "unregister", "ayni-taste", "--url", up.url)
+    assert gone.returncode == 0, gone.stderr
