@@ -91,12 +91,11 @@ class JudgeEngine:
     async def __aexit__(self, *exc: object) -> None:
         """Do nothing."""
 
-    async def score(
+    def score(
         self, answers: Sequence[Answer]
     ) -> AsyncGenerator[tuple[int, Score | AylluError], None]:
         """Score answers; see `RewardEngine.score`."""
-        async for scored in one_by_one(answers, self._judge, at_once=self._at_once):
-            yield scored
+        return one_by_one(answers, self._judge, at_once=self._at_once)
 
     async def _judge(self, answer: Answer) -> Score:
         request = ChatCompletionRequest(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.processes import Up, run_ayllu, running_up, running_worker
+from support.processes import Up, alive, descendants, run_ayllu, running_up, running_worker
 from support.rewards import TESTS, prompt, request, rewards, texts_of
 
 from ayllu.actors.rewards.specs import ProgramSpec
@@ -138,10 +138,13 @@ async def test_a_killed_worker_is_told_and_another_one_answers(
                 stream = aiter(scoring.stream_score(asked))
                 first: KScoredPromptGenerations = await anext(stream)
                 assert texts_of(first) == [("fine", 0.5)]
+                below = descendants(process.pid)
+                assert below  # The function hangs in one of them.
                 os.kill(process.pid, signal.SIGKILL)
                 with pytest.raises(ActorLost) as lost:
                     await anext(stream)
                 assert lost.value.retryable
+                assert not any(map(alive, below))
             with running_worker(worker, nats_url):
                 again = await scoring.score(request(prompt("fine"), model="odd"))
                 assert texts_of(again.scored_generations[0]) == [("fine", 0.5)]

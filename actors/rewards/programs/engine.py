@@ -67,7 +67,7 @@ class ProgramEngine:
         """End the program."""
         await self._program.__aexit__(*exc)
 
-    async def score(
+    def score(
         self, answers: Sequence[Answer]
     ) -> AsyncGenerator[tuple[int, Score | AylluError], None]:
         """Score answers; see `RewardEngine.score`."""
@@ -75,5 +75,4 @@ class ProgramEngine:
         async def one(answer: Answer) -> Score:
             return within(await self._program.score(answer), self.lowest, self.highest)
 
-        async for scored in one_by_one(answers, one, at_once=self._program.at_once):
-            yield scored
+        return one_by_one(answers, one, at_once=self._program.at_once)

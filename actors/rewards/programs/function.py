@@ -77,7 +77,7 @@ class FunctionProgram:
         """
         line = encode(ScoreAnswerRequest(answer.dialog, answer.message, answer.reference))
         async with self._free:
-            child = self._idle.pop() if self._idle else await self._start()
+            child = await self._child()
             try:
                 with anyio.fail_after(self._timeout):
                     said = await child.ask(line)
@@ -92,6 +92,14 @@ class FunctionProgram:
         if isinstance(said, Scored):
             return float("nan") if said.score is None else said.score
         raise _error_of(said)
+
+    async def _child(self) -> _Child:
+        while self._idle:
+            child = self._idle.pop()
+            if child.alive:
+                return child
+            await self._end(child)  # It ended when nothing was asked: that is nobody's error.
+        return await self._start()
 
     async def _start(self) -> _Child:
         child = await _started_child()
@@ -126,6 +134,11 @@ class _Child:
         self._process = process
         self._connection = connection
         self._lines = BufferedByteReceiveStream(connection)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return self._process.returncode is None
 
     async def ask(self, line: bytes) -> FromChild:
         """Return what it says to a line.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
-from support.processes import descendants
+from support.processes import descendants, wait_for
 from support.rewards import answers, error_of, functions, results_of, values_of
 
 from ayllu.actors.rewards.engine import RewardEngine
@@ -85,6 +87,24 @@ async def test_children_are_kept_and_as_many_as_may_be(functions: str) -> None:
         assert before <= children()
         assert len(children()) <= 2
     assert not children()
+
+
+async def test_a_child_that_ended_by_itself_costs_no_answer(functions: str) -> None:
+    async with await engine_of(function=f"{functions}:odd", at_once=1) as engine:
+        [pid] = children()
+        os.kill(pid, signal.SIGKILL)
+        await anyio.to_thread.run_sync(wait_for, "its end", lambda: not children())
+        assert values_of(await results_of(engine, answers("fine", "fine"))) == [0.5, 0.5]
+
+
+async def test_leaving_ends_the_functions(functions: str) -> None:
+    async with await engine_of(function=f"{functions}:odd", at_once=2) as engine:
+        with anyio.fail_after(30):
+            scores = engine.score(answers("fine", "hang", "hang"))
+            assert (await anext(scores))[0] == 0
+            await scores.aclose()
+        assert len(children()) == 1  # The idle one.
+        assert values_of(await results_of(engine, answers("fine"))) == [0.5]
 
 
 async def test_a_cancelled_call_leaves_no_stale_score(functions: str) -> None:

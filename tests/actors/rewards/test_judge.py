@@ -146,6 +146,19 @@ async def test_it_asks_about_so_many_at_once() -> None:
                     tasks.cancel_scope.cancel()
 
 
+async def test_leaving_ends_the_questions() -> None:
+    gate = anyio.Event()
+    script: Script = {"slow": [gate], "x": [verdicts(yes=1)]}
+    async with local_bus() as bus, language_model(bus, script) as model:
+        async with judge(bus, at_once=3) as engine:
+            with anyio.fail_after(10):
+                scores = engine.score(answers("slow", "x", "slow"))
+                assert (await anext(scores))[0] == 1
+                await scores.aclose()
+                await model.wait_for(lambda model: model.running == 0)
+        assert model.cancelled == 2
+
+
 async def test_a_model_that_comes_back_is_waited_for() -> None:
     done = anyio.Event()
 
