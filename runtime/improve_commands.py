@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -83,7 +84,8 @@ async def run_improve(
 
 def hint(job: str) -> str:
     """Return how to follow a loop, and how to end it."""
-    return f"loop {job}: ayllu logs -f {job}; ayllu jobs cancel {job}"
+    named = shlex.quote(job)
+    return f"loop {job}: ayllu logs -f {named}; ayllu jobs cancel {named}"
 
 
 async def _give(report: ImprovementReport, options: argparse.Namespace) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import anyio.to_thread
-
 from ...bus.client import served_models
 from ...schemas import (
     Conflict,
@@ -48,7 +46,7 @@ class ImprovementActor(Improvement):
         """Start a loop; see `Improvement.start`."""
         # A request that was accepted is not judged again: what it names may be gone by now, and the job is there.
         if not await self._jobs.has(request):
-            await anyio.to_thread.run_sync(check_request, request, self._settings)
+            check_request(request, self._settings)
             await self._check_models(request)
         record = JobRecord(
             job=request.job_uuid,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 
 import anyio
+from msgspec.structs import replace
 
 from ...bus.client import client
 from ...schemas import (
     BusError,
+    JobEvent,
     JobFailure,
     PostTrainingJobs,
     PostTrainingJobStatus,
@@ -49,6 +52,8 @@ class Follower:
         self._hold = hold
         self._told = client(PostTrainingJobs, hold.jobs.bus)
         self._look = anyio.Event()
+        self._since = datetime.now(UTC)
+        self._went_on = False
 
     def look(self) -> None:
         """Look at once whether the loop was cancelled."""
@@ -90,12 +95,19 @@ class Follower:
             nonlocal after
             async for event in self._told.events(stage, after):
                 after = event.index
+                await self._heard(event)
             status = await self._told.status(stage)
             if status.status not in FINAL:
                 raise BusError(f"the events of {stage} ended before it did")
             return status
 
         return await persistently(follow, patience=FOREVER)
+
+    async def _heard(self, event: JobEvent) -> None:
+        """Note that a stage goes on while this attempt follows it: crashes before and after that are not in a row."""
+        if not self._went_on and event.at > self._since:
+            self._went_on = True
+            await self._hold.change(lambda known: replace(known, crashes=0))
 
     async def _watch(self, stage: str) -> None:
         """End a stage whose loop was cancelled, and the loop too, if the stage does not end in time."""

@@ -31,8 +31,8 @@ from .steps import Steps
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3
-"""How often in a row a loop may crash, without a step between."""
+ATTEMPTS = 5
+"""How often in a row a loop may crash, without a step between, or a stage that went on."""
 
 
 class Loop:
@@ -131,8 +131,8 @@ class Loop:
     async def _let_go(self, record: JobRecord) -> None:
         """Leave nothing behind that was not judged: a loop that fails, or is cancelled, serves what it served before."""
         try:
-            if record.cancel and record.stage is not None:
-                with suppress(NotFound):  # It had not begun.
+            if record.stage is not None:
+                with suppress(NotFound):  # It had not begun; or it has ended, and stays as it is.
                     await self._follower.cancel(record.stage)
             state = await persistently(lambda: self._records.state(self._job))
             last = state.rounds[-1] if state.rounds else None

@@ -49,4 +49,4 @@ def test_figures_are_those_of_the_code() -> None:
     assert f"{RESAMPLES:,} resamples".replace(",", " ") in PAGE
     low, high = wilson(30, 60)
     assert round(100 * (high - low) / 2) == 12
-    assert (ATTEMPTS, PATIENCE, LEASE_SECONDS) == (3, 60, 5)
+    assert (ATTEMPTS, PATIENCE, LEASE_SECONDS) == (5, 60, 5)

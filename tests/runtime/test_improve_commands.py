@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +14,7 @@ import anyio
 import pytest
 from support.gateway import running_gateway
 from support.improvement import Gate, Improving, Script, running_improvement
-from support.processes import run_ayllu
+from support.processes import AYLLU, run_ayllu
 
 from ayllu.runtime.arguments import build_parser
 from ayllu.runtime.improve_arguments import LOOP_EXAMPLE
@@ -200,6 +202,27 @@ async def test_a_loop_may_be_left_and_the_same_command_follows_it(
             await command(url, "--config", str(path), "--job", "a/b")
     # The id is one name in the folder.
     assert (tmp_path / "improvement-a%2Fb" / "report.html").is_file()
+
+
+@pytest.mark.asyncio
+async def test_ctrl_c_leaves_the_loop_and_says_how_to_follow_it(tmp_path: Path) -> None:
+    path, gate = write(tmp_path), Gate()
+    async with improving_behind_a_gateway(Script(gates={"mine/baseline": gate})) as (
+        url,
+        improving,
+    ):
+        arguments = ["improve", "--config", str(path), "--job", "mine", "--url", url]
+        process = await anyio.open_process([AYLLU, *arguments], stdin=subprocess.DEVNULL)
+        with anyio.fail_after(25):
+            await gate.reached.wait()
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+            assert process.stderr is not None
+            said = b"".join([chunk async for chunk in process.stderr]).decode()
+        assert "the loop goes on" in said
+        assert said.count("ayllu logs -f mine") == 2
+        assert (await improving.told.status("mine")).status is PostTrainingJobStatus.running
+        await process.aclose()
 
 
 class Terminal(io.StringIO):

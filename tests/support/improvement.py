@@ -75,10 +75,11 @@ ITERATIONS = 3
 
 @dataclass
 class Gate:
-    """Where a job waits until it is opened, or cancelled."""
+    """Where a job waits until it is opened, or cancelled, unless it is deaf to that."""
 
     reached: anyio.Event = field(default_factory=anyio.Event)
     opened: anyio.Event = field(default_factory=anyio.Event)
+    deaf: bool = False
 
 
 @dataclass
@@ -147,7 +148,7 @@ class DoubleRun:
         gate = self._stages.script.gates.get(self._job)
         while gate is not None and not gate.opened.is_set():
             gate.reached.set()
-            if await self._hold.shall_end():
+            if not gate.deaf and await self._hold.shall_end():
                 return await self._hold.conclude(JobFailure(CANCELLED, "it was cancelled"))
             async with background_tasks() as tasks:
                 tasks.start_soon(self._open, gate)

@@ -17,7 +17,7 @@ from support.improvement import (
     running_improvement,
 )
 
-from ayllu.actors.improvement.loop import Loop
+from ayllu.actors.improvement.loop import ATTEMPTS, Loop
 from ayllu.actors.improvement.records import open_loop_records
 from ayllu.actors.jobs.holding import Hold
 from ayllu.actors.jobs.jobs import open_jobs
@@ -179,3 +179,17 @@ async def test_an_attempt_that_was_taken_over_keeps_nothing_more() -> None:
         await records.keep("loop", changed(state, attempt=2))
         with pytest.raises(Exception, match="another runner"):
             await records.keep("loop", state)
+
+
+@pytest.mark.requirement("improvement-resume")
+async def test_a_loop_that_dies_again_and_again_at_the_same_point_fails() -> None:
+    async with local_bus() as bus, running_improvement(bus, SCRIPT, runners=0) as improving:
+        await improving.loops.start(improve_request())
+        early = 12  # It takes more to do a step.
+        for _ in range(ATTEMPTS):
+            assert not await run_loop(bus, Life(early))
+        assert await run_loop(bus, Life())
+        failure = (await improving.loops.report("loop")).failure
+        assert failure is not None
+        assert failure.code == "crashed"
+        assert f"{ATTEMPTS} times" in failure.message

@@ -20,7 +20,7 @@ from support.improvement import (
 )
 from support.synthetic import DoubleRewards
 
-from ayllu.actors.improvement import serving
+from ayllu.actors.improvement import following, serving
 from ayllu.bus import connect, local_bus
 from ayllu.bus.bus import Bus
 from ayllu.bus.server import embedded_server
@@ -269,6 +269,24 @@ async def test_a_cancelled_loop_ends_its_stage_too(stage: str) -> None:
             assert status.failure is not None
             assert status.failure.code == "cancelled"
         assert improving.stages.versions == []
+
+
+@pytest.mark.requirement("improvement-cancel")
+async def test_a_cancelled_loop_ends_without_a_stage_that_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(following, "STOP_SECONDS", 0.1)
+    gate = Gate(deaf=True)
+    script = Script(gates={"loop/baseline": gate})
+    async with local_bus() as bus, running_improvement(bus, script) as improving:
+        await improving.loops.start(improve_request())
+        with anyio.fail_after(30):
+            await gate.reached.wait()
+            await improving.told.cancel("loop")
+        failure = (await improving.ended()).failure
+        assert failure is not None
+        assert failure.code == "cancelled"
+        assert "loop/baseline has not ended yet" in failure.message
 
 
 @pytest.mark.requirement("improvement-cancel", "improvement-resume")
