@@ -59,7 +59,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_the_examples_in_their_order(up: Up, tmp_path: Path) -> None:
-    said = []
+    said: list[str] = []
     for kind, text in BLOCKS:
         if kind == "":
             assert said[-1].endswith(text)
