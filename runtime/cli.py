@@ -126,7 +126,7 @@ def _improve(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         if request is not None:
             sys.stderr.write(
-                f"the loop goes on, and so does the same command run again\n{hint(request.job_uuid)}\n"
+                f"the loop goes on; the same command run again follows it\n{hint(request.job_uuid)}\n"
             )
         raise
 

@@ -13,6 +13,7 @@ from ...schemas import (
     PromptSet,
     Role,
     SyntheticDataGenerationRequest,
+    encode,
 )
 from ..synthetic.filters import check_filter
 from ..training.settings import TrainingSettings
@@ -47,6 +48,7 @@ def check_request(request: ImproveRequest, settings: TrainingSettings) -> None:
         )
     _check_prompts("training_prompts", request.training_prompts)
     _check_prompts("held_out_prompts", request.held_out_prompts)
+    _check_held_out(request)
     _check_context("context", request.context)
     _check_context("help", request.help)
     _check_stages(request, settings)
@@ -62,6 +64,16 @@ def _check_prompts(field: str, prompts: PromptSet) -> None:
         raise InvalidRequest(
             f"{field}.references: {len(prompts.references)} for {len(prompts.prompts)} prompts; there is one for each, or none"
         )
+
+
+def _check_held_out(request: ImproveRequest) -> None:
+    """Refuse to judge a model by what it was trained on."""
+    training = {encode(prompt) for prompt in request.training_prompts.prompts}
+    for place, prompt in enumerate(request.held_out_prompts.prompts):
+        if encode(prompt) in training:
+            raise InvalidRequest(
+                f"held_out_prompts.prompts[{place}] is a training prompt too: it is not held out"
+            )
 
 
 def _check_context(field: str, messages: Sequence[Message]) -> None:

@@ -214,13 +214,16 @@ async def test_ctrl_c_leaves_the_loop_and_says_how_to_follow_it(tmp_path: Path) 
         arguments = ["improve", "--config", str(path), "--job", "mine", "--url", url]
         process = await anyio.open_process([AYLLU, *arguments], stdin=subprocess.DEVNULL)
         with anyio.fail_after(25):
+            assert process.stderr is not None
+            said = b""
+            while b"\n" not in said:  # The loop was accepted.
+                said += await process.stderr.receive()
             await gate.reached.wait()
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
-            assert process.stderr is not None
-            said = b"".join([chunk async for chunk in process.stderr]).decode()
-        assert "the loop goes on" in said
-        assert said.count("ayllu logs -f mine") == 2
+            said += b"".join([chunk async for chunk in process.stderr])
+        assert b"the loop goes on" in said
+        assert said.count(b"ayllu logs -f mine") == 2
         assert (await improving.told.status("mine")).status is PostTrainingJobStatus.running
         await process.aclose()
 

@@ -50,6 +50,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "held_out_prompts.references: 2 for 1",
     ),
     ({"training_prompts": PromptSet([*messages("a"), SYSTEM])}, "training_prompts.prompts[1].role"),
+    ({"held_out_prompts": PromptSet(messages("a", "1 + 2?"))}, "held_out_prompts.prompts[1]"),
     ({"context": [*messages("a"), SYSTEM]}, "context[1].role"),
     ({"help": [*messages("a"), SYSTEM]}, "help[1].role"),
     ({"evaluation": ImprovementEvaluation(num_candidates=2)}, "evaluation.num_candidates"),
