@@ -21,6 +21,7 @@ from . import (
     machine,
     model,
     retrieval,
+    rewards,
     startup,
     streams,
     synthesis,
@@ -113,6 +114,10 @@ def _training(place: Place, quick: Quick) -> Awaitable[Result]:
     return training.measure_training(place, min(quick.pairs, 3), iterations=iterations)
 
 
+def _rewards(place: Place, quick: Quick) -> Awaitable[Result]:
+    return rewards.measure_rewards(place, quick.pairs, tiny=quick.tiny)
+
+
 SCENARIOS: dict[
     str, tuple[str, Callable[[Place, Quick], Awaitable[Result]], Callable[[Result], Rows]]
 ] = {
@@ -132,6 +137,7 @@ SCENARIOS: dict[
     "idle": ("idle websockets", _idle, idle.rows),
     "synthesis": ("32 candidates of 32 tokens with the real model", _synthesis, synthesis.rows),
     "training": ("a fine-tuning job", _training, training.rows),
+    "rewards": ("a classification model as a reward model", _rewards, rewards.rows),
     "startup": ("start-up", _startup, startup.rows),
 }
 

@@ -22,7 +22,7 @@ from ..serving.registrar import Registrar
 from ..serving.rewards import RegisteredRewards
 from ..serving.served import ActorOf, Loading
 from ..serving.settings import ServingConfig
-from ..serving.sources import Source, Sources, look_at
+from ..serving.sources import Source, Sources
 from ..training.protocol import BaseModel
 from ..training.settings import Trainables
 from .actor import RewardScoringActor
@@ -50,6 +50,8 @@ class RewardModels:
         self._sources = sources
         self._taken = frozenset(taken)
         self._device = device
+        self._looked_at: set[str] = set()
+        """The versions that were made here just now: nobody needs to read all of them again."""
 
     def check_name(self, name: str) -> None:
         """Refuse the name of a configured reward model."""
@@ -70,19 +72,24 @@ class RewardModels:
         base = self._base_of(source.folder, source.base)
         key, digest = await anyio.to_thread.run_sync(_key, source.folder, base)
         name = base.name if base else source.base
-        return new_version(source, base=name, base_digest=digest, key=key, served="reward")
+        version = new_version(source, base=name, base_digest=digest, key=key, served="reward")
+        self._looked_at = {version.id}
+        return version
 
     async def loading(self, name: str, version: Version) -> Loading:
         """Return what loads a version, if its checkpoint is still what was registered; see `Kind.loading`."""
         folder = self._sources.folder(version.url)
-        await anyio.to_thread.run_sync(look_at, folder, version.base)
         base = self._base_of(folder, version.base)
+        if version.id not in self._looked_at:
+            await self._check(folder, base, version)
+        return partial(_loaded, folder, base, name, self._device)
+
+    async def _check(self, folder: Path, base: BaseModel | None, version: Version) -> None:
         key, digest = await anyio.to_thread.run_sync(_key, folder, base)
         if digest != version.base_digest:
             raise InvalidRequest(f"the base {version.base!r} has other weights by now: train anew")
         if key != version.key:
             raise InvalidRequest(f"{folder.name} is not any more what was registered")
-        return partial(_loaded, folder, base, name, self._device)
 
     def _base_of(self, folder: Path, name: str) -> BaseModel | None:
         """Return what a checkpoint stands on; None of whole weights."""

@@ -96,6 +96,20 @@ def test_the_benchmark_of_training_measures_a_job_beside_the_script(tmp_path: Pa
     assert "job / script" in table
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+@pytest.mark.requirement("benchmark")
+def test_the_benchmark_of_rewards_measures_a_classifier_beside_a_loop(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    arguments = ["--only", "rewards", "--tiny", "--pairs", "1", "--out", str(out)]
+    table = run_module("benchmarks", *arguments, seconds=300)
+    result = json.loads(out.read_text())["results"]["rewards"]
+    for name in ("actor", "batched", "singly"):
+        assert_spread(result["scores_per_second"][name], 1)
+    assert_spread(result["actor_to_batched"], 1)
+    assert "bus / loop one by one" in table
+
+
 @pytest.mark.requirement("profile")
 @pytest.mark.parametrize("kind", ["gateway", "inference"])
 def test_the_profile_tells_what_a_token_costs(kind: str) -> None:

@@ -149,14 +149,26 @@ def serve(link: Link, scorer: Scorer, waiting: Waiting) -> None:
                 waiting.forget(message.call)
                 link.forgotten.discard(message.call)
             elif isinstance(message, Wanted) and message.call not in link.forgotten:
-                try:
-                    waiting.add(Item(message.call, message.index, scorer.tokens(message)))
-                except AylluError as error:
-                    link.tell(Refused(message.call, message.index, error.info))
+                ids = _tokens(scorer, message)
+                if isinstance(ids, AylluError):
+                    link.tell(Refused(message.call, message.index, ids.info))
+                else:
+                    waiting.add(Item(message.call, message.index, ids))
         for call in list(link.forgotten):
             waiting.forget(call)
         if waiting:
             link.tell(*_outcomes(scorer, waiting.next_batch()))
+
+
+def _tokens(scorer: Scorer, wanted: Wanted) -> list[int] | AylluError:
+    try:
+        return scorer.tokens(wanted)
+    except AylluError as error:
+        return error
+    except Exception as error:
+        # A template and a tokenizer are programs of others, and an answer is anybody's: it costs nobody else a score.
+        traceback.print_exc()
+        return EngineError(f"it cannot be made into tokens: {type(error).__name__}")
 
 
 def _outcomes(scorer: Scorer, batch: Sequence[Item]) -> list[FromChild]:

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from support.checkpoints import JobsDouble
 from support.classifiers import TEXTS, classifiers, reward_checkpoint, transformers_scores
 from support.rewards import prompt, request
 
 from ayllu.actors.rewards.registered import open_registered
 from ayllu.actors.serving.opening import open_serving
+from ayllu.actors.serving.records import ModelRecord, new_version, open_records
 from ayllu.actors.serving.settings import ServingConfig
+from ayllu.actors.serving.sources import Source
 from ayllu.actors.training.settings import TrainableModel, Trainables, TrainingSettings
 from ayllu.bus import Bus, client, local_bus
 from ayllu.bus.client import served_models
@@ -197,6 +200,10 @@ async def test_what_cannot_be_registered_changes_nothing(tmp_path: Path) -> None
                     await clients.register(TAKEN, "first")
                 assert [one async for one in clients.models.registered()] == []
                 await clients.register("taste", "first")
+                await _keep_language_model(bus, "talker")
+                with pytest.raises(Conflict, match="another kind"):
+                    await clients.register("talker", "first")
+                await (await open_records(bus)).change("talker", lambda _: None)
                 await refused(AylluError, "taste", broken)
                 assert await clients.score("taste") == says("first")
                 with pytest.raises(Conflict):
@@ -206,3 +213,11 @@ async def test_what_cannot_be_registered_changes_nothing(tmp_path: Path) -> None
                 await clients.models.rollback("taste", 1)
             await clients.models.unregister("taste")
             assert [one async for one in clients.models.registered()] == []
+
+
+async def _keep_language_model(bus: Bus, name: str) -> None:
+    """Keep a language model of a base that no worker here has."""
+    source = Source(Path("/nowhere"), "nobody", "model")
+    version = new_version(source, base="nobody", base_digest="", key="0", served="model")
+    record = ModelRecord(name, 1, [replace(version, version=1)])
+    await (await open_records(bus)).change(name, lambda _: record)

@@ -35,6 +35,7 @@ from ayllu.schemas import (
     PermissionDenied,
     PostTraining,
     PostTrainingJobStatus,
+    PostTrainingRewardRequest,
     PostTrainingRLHFRequest,
     PostTrainingSFTRequest,
     RLHFAlgorithm,
@@ -245,6 +246,33 @@ async def test_weights_and_checkpoints_of_other_models_are_known_by_their_names(
     with pytest.raises(ModelNotFound) as raised:
         place.base_of(dpo_request(target.as_uri()))
     assert raised.value.details == {"model": "gone", "trainable": ["tiny"]}
+
+
+async def test_preference_optimisation_does_not_begin_with_a_reward_model(tmp_path: Path) -> None:
+    place = workshop(tmp_path, {})
+    work, target = tmp_path / "jobs" / "work", tmp_path / "jobs" / "j" / "checkpoint-1"
+    work.mkdir(parents=True)
+    manifest = Manifest(job="j", iters=1, kind="model", base="tiny", reward=True, files=[])
+    seal(work, target, manifest)
+    with pytest.raises(InvalidRequest, match="reward model"):
+        place.base_of(dpo_request(target.as_uri()))
+
+
+@pytest.mark.requirement("job-refused")
+async def test_an_adapter_on_the_output_layer_alone_is_none_of_a_reward_model(
+    tmp_path: Path,
+) -> None:
+    pairs = dataset_of([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    changes = {
+        "algorithm_config.lora_attn_modules": [],
+        "algorithm_config.apply_lora_to_output": True,
+    }
+    request = sft_request("a", dataset=pairs, validation_dataset=pairs)
+    reward = decode(with_fields(request, changes), PostTrainingRewardRequest)
+    async with local_bus() as bus, running_training(bus, tmp_path, trainers=0) as training:
+        with pytest.raises(InvalidRequest, match="no module gets an adapter"):
+            await training.training.reward_model(reward)
+        assert await training.jobs.ids() == []
 
 
 async def test_weights_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
