@@ -21,8 +21,10 @@ from .plan import Evaluate, Generate, Train
 SEEDS = (1 << 32) - 1
 
 
-def seed_of(seed: int, *what: object) -> int:
-    """Return the seed of a part of something that has a seed."""
+def seed_of(seed: int | None, *what: object) -> int | None:
+    """Return the seed of a part of something, if that has a seed."""
+    if seed is None:
+        return None
     text = "\n".join(map(str, (seed, *what)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % SEEDS
 
@@ -55,7 +57,7 @@ def generation_request(request: ImproveRequest, step: Generate) -> SyntheticData
 def evaluation_request(request: ImproveRequest, step: Evaluate) -> SyntheticDataJobRequest:
     """Return the request for the answers to the held-out prompts: all of them count, whatever their score.
 
-    The seed is the same for all models: what they differ by is not their luck.
+    The seed, where there is one, is the same for all models: what they differ by is not their luck.
     """
     how, prompts = request.evaluation, request.held_out_prompts
     return SyntheticDataJobRequest(

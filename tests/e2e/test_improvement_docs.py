@@ -41,8 +41,8 @@ def test_all_fields_stand_there_with_their_defaults() -> None:
         for name, default in re.findall(r"`(\w+)` \(`?([\w.]+)", told[row]):
             known = getattr(value, name)
             assert str(getattr(known, "value", known)) in (default, f"{default}.0")
-    request = improve_request()
-    assert (ImproveRequest.__struct_defaults__[-3:], request.seed) == ((1, 0.0, 0), 0)
+    request = improve_request(rounds=1)
+    assert f"`rounds`, `min_gain` | {request.rounds}, {request.min_gain:g} |" in PAGE
 
 
 def test_figures_are_those_of_the_code() -> None:

@@ -43,9 +43,9 @@ class Page(HTMLParser):
         self.close()
         assert self._open == []
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
-        known = dict(attributes)
+        known = dict(attrs)
         if tag == "img":
             self.pictures.append(known["src"] or "")
             self.alternatives.append(known["alt"] or "")

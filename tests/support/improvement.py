@@ -165,12 +165,12 @@ class DoubleRun:
         self._look.set()
 
     async def _train(self) -> None:
-        for iteration in range(1, ITERATIONS + 1):
+        for iteration in range(1, ITERATIONS):
             metrics = JobMetrics(iteration, ITERATIONS, loss=1 / iteration)
-            if iteration == ITERATIONS:
-                metrics = replace(metrics, validation_loss=0.25)
             await self._hold.tell(JobEventKind.metrics, metrics=metrics)
-        await self._hold.change(lambda known: replace(known, metrics=metrics))
+        last = JobMetrics(ITERATIONS, ITERATIONS, loss=1 / ITERATIONS, validation_loss=0.25)
+        await self._hold.tell(JobEventKind.metrics, metrics=last)
+        await self._hold.change(lambda known: replace(known, metrics=last))
 
 
 class DoubleStages:

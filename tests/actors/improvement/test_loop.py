@@ -139,6 +139,11 @@ async def test_stages_are_asked_for_what_the_request_says() -> None:
             assert one.reward_scoring.threshold is None
             assert one.context == context
         assert len({asked[job].request.seed for job in evaluations}) == 1
+        assert None not in {one.request.seed for one in asked.values()}
+        # Without a seed no stage has one.
+        await improving.loops.start(improve_request("free", seed=None))
+        await improving.ended("free")
+        assert {one.request.seed for job, one in asked.items() if job.startswith("free")} == {None}
 
 
 @pytest.mark.requirement("improvement-rollback")

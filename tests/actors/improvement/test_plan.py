@@ -103,6 +103,7 @@ def check_best(request: ImproveRequest, state: LoopState) -> None:
         if one.evaluation is None:
             assert (one.kept, one.accepted) == (False, 0)
             continue
+        assert one.gain is not None
         assert one.gain == one.evaluation.mean - best
         assert one.kept == (one.gain > request.min_gain)
         assert bool(one.note) != one.kept
