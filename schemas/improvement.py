@@ -95,7 +95,17 @@ class ImproveRequest(Wire, frozen=True):
     ] = []
     rounds: Annotated[int, Meta(ge=1, le=100)] = 1
     min_gain: Annotated[float, Meta(ge=0)] = 0.0
-    seed: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    seed: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                lt=1 << 31,
+                description="Makes answers repeatable, as far as the engine does; without, prompts are cached, which is faster.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Evaluation(Reply, frozen=True):

@@ -216,7 +216,8 @@ async def test_what_cannot_be_generated_or_scored_affects_nothing_else(tmp_path:
         assert (await plant.ended("a")).status is Status.completed
         first, impossible, odd, refused, last = await plant.results("a")
         assert len(first.k_scored_generations) == len(last.k_scored_generations) == 4
-        assert impossible.k_scored_generations == impossible.unscored == []
+        assert not impossible.k_scored_generations
+        assert not impossible.unscored
         assert odd.unscored
         assert len(odd.k_scored_generations) + len(odd.unscored) == 4
         assert {one.code for one in [*odd.unscored, *refused.unscored]} == {"invalid_request"}
