@@ -33,7 +33,7 @@ from .topology import Place
 from .training import WORDS
 
 BATCH = 16
-PROMPTS, ANSWERS = 12, 8
+PROMPTS, ANSWERS = 6, 8
 WITHIN = 1e-3
 """How far scores may be apart: here they are of hundreds of tokens, and tens in size."""
 PLAIN = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
@@ -41,14 +41,14 @@ PLAIN = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def prompts(count: int = PROMPTS) -> list[KPromptGenerations]:
-    """Return prompts with answers of some to a hundred words, in no order."""
+    """Return prompts with answers of four to 64 words, in no order."""
     return [
         KPromptGenerations(
             Dialog(message=Message(Role.user, f"Tell me of the {WORDS[p % 14]}.")),
             [
                 Message(Role.assistant, " ".join(WORDS[(p + k + n) % 14] for n in range(length)))
                 for k in range(ANSWERS)
-                for length in [4 + (37 * (p * ANSWERS + k)) % 96]
+                for length in [4 + (37 * (p * ANSWERS + k)) % 60]
             ],
         )
         for p in range(count)

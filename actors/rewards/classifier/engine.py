@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -55,8 +56,9 @@ Found = tuple[int, Score | AylluError]
 class ClassifierEngine:
     """Scores answers with a sequence classification model of one output: any of Hugging Face's, as safetensors.
 
-    The model runs in a process of its own, which dies with this one; that it died is told to whoever waits for a score then, and
-    to whoever asks for one afterwards.
+    The model runs in a process of its own, which dies with this one. When it dies before, whoever waits for a score gets
+    `EngineDead`, and so does the block ``async with engine:``, which is cancelled: a supervisor starts it anew, whether or not
+    anybody asked for a score.
 
     Args:
         weights: the model's folder, or that of an adapter with its head.
@@ -113,7 +115,7 @@ class ClassifierEngine:
         """
         require_packages()
         async with AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(await self._start(stack))
+            connection = await self._start(stack)
             tasks = await stack.enter_async_context(background_tasks())
             # It holds no more than what was asked.
             self._outbox, unsent = anyio.create_memory_object_stream[ToChild](math.inf)
@@ -126,14 +128,20 @@ class ClassifierEngine:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        """End the process; what is being scored ends with `EngineDead`."""
+    async def __aexit__(self, *exc: Any) -> None:
+        """End the process; what is being scored ends with `EngineDead`.
+
+        Raises:
+            EngineDead: it had died.
+        """
         self._die("the reward model was closed")
-        await self._stack.aclose()
+        await self._stack.__aexit__(*exc)
 
     async def _start(self, stack: AsyncExitStack) -> UNIXSocketStream:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
+            connection = await UNIXSocketStream.from_socket(ours)
+            await stack.enter_async_context(connection)
             fd = theirs.fileno()
             command = [sys.executable, "-P", "-m", CHILD, str(fd)]
             self._process = await anyio.open_process(
@@ -147,7 +155,7 @@ class ClassifierEngine:
                 start_new_session=True,
             )
         stack.push_async_callback(stop_process, self._process, patience=0)
-        return await UNIXSocketStream.from_socket(ours)
+        return connection
 
     def _check_loaded(self, told: FromChild | None) -> None:
         if isinstance(told, Failed):
@@ -228,7 +236,11 @@ class ClassifierEngine:
             return None
 
     async def _hear(self, lines: BufferedByteReceiveStream) -> None:
-        """Hand on what is told, to the end of the process."""
+        """Hand on what is told, to the end of the process.
+
+        Raises:
+            EngineDead: it has come to its end.
+        """
         while (told := await self._receive(lines)) is not None:
             if isinstance(told, Scored | Refused) and (waiting := self._calls.get(told.call)):
                 waiting.send_nowait((told.index, _outcome(told)))
@@ -238,6 +250,7 @@ class ClassifierEngine:
         status = self._process.returncode
         log.error("the process of the reward model %s ended: %s", self._load.weights, status)
         self._die("the process of the reward model died")
+        self._check_alive()
 
 
 def _messages(answer: Answer) -> list[Said]:
