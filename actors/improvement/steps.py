@@ -137,8 +137,12 @@ class Steps:
         line = f"round {step.round}: trained"
         if metrics is not None:
             line += f", {metrics.iteration} iterations"
-            if metrics.loss is not None:
-                line += f", loss {metrics.loss:.4f}"
+            # The last figures are those of a validation, if there was one after the last iteration.
+            for name, loss in (
+                ("loss", metrics.loss),
+                ("validation loss", metrics.validation_loss),
+            ):
+                line += "" if loss is None else f", {name} {loss:.4f}"
         return trained(state), line
 
     async def _registered(self, step: Register, state: LoopState) -> Done:
