@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -24,6 +24,7 @@ from .evaluation import scores_of
 from .plan import data_job, evaluation_job, training_job
 from .state import LoopState, Round, best_of
 
+STAGES = ("generating", "training", "registering", "evaluating")
 MOST_POINTS = 1000
 """How many points of a round's training losses are told; of more, evenly some."""
 
@@ -64,7 +65,7 @@ class Reporter:
         )
         stages = {"generating": data, "training": training, "evaluating": evaluation}
         found = {name: await self._record(job) for name, job in stages.items()}
-        took = {name: _seconds(record) for name, record in found.items() if record is not None}
+        took = kept.seconds | _durations(found)
         return ImprovementRound(
             number=kept.number,
             generator=kept.generator,
@@ -77,8 +78,7 @@ class Reporter:
             gain=kept.gain,
             kept=kept.kept,
             note=kept.note,
-            seconds={name: seconds for name, seconds in took.items() if seconds is not None}
-            | kept.seconds,
+            seconds={name: took[name] for name in STAGES if name in took},
         )
 
     async def _record(self, job: str) -> JobRecord | None:
@@ -125,10 +125,13 @@ class Reporter:
         return replace(evaluation, scores=means)
 
 
-def _seconds(record: JobRecord) -> float | None:
-    if record.started_at is None:
-        return None
-    return (record.completed_at or time.time()) - record.started_at
+def _durations(stages: Mapping[str, JobRecord | None]) -> dict[str, float]:
+    """Return what those jobs took so far that have begun."""
+    return {
+        name: (record.completed_at or time.time()) - record.started_at
+        for name, record in stages.items()
+        if record is not None and record.started_at is not None
+    }
 
 
 def _thinned(points: Sequence[LossPoint]) -> list[LossPoint]:

@@ -76,7 +76,7 @@ async def test_a_loop_runs_its_stages_as_jobs_and_reports_them(kind: str, tmp_pa
         assert first.losses[-1].validation_loss == 0.25
         assert first.evaluation is not None
         assert first.evaluation.scores == [1.0] * 4 + [0.0] * 6
-        assert set(first.seconds) == {"generating", "training", "registering", "evaluating"}
+        assert list(first.seconds) == ["generating", "training", "registering", "evaluating"]
         assert report.best == NAME
         assert report.best_evaluation is not None
         assert report.best_evaluation.mean == 0.5
