@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
@@ -57,6 +58,27 @@ class Hold:
         self._owner = uuid4().hex  # not even two holds of one process are one
         self._told = 0
         self._ours_at = float("-inf")
+
+    async def attempt(self, work: Callable[[JobRecord], Awaitable[JobFailure | None]]) -> JobRecord:
+        """Claim the job, work on it, and keep how that ended; cancelled, it goes back to the queue.
+
+        Args:
+            work: is given the job as it was claimed, and returns why it failed.
+
+        Returns:
+            the job as it then stands: ended, or crashed and to be tried again.
+
+        Raises:
+            Fenced: another runner has taken it up.
+        """
+        record = await self.claim()
+        if record.ended:
+            return record
+        try:
+            return await self.conclude(await work(record))
+        except anyio.get_cancelled_exc_class():
+            await self.give_back()
+            raise
 
     async def claim(self) -> JobRecord:
         """Begin an attempt; a job that was cancelled, or crashed too often, ends instead.

@@ -111,14 +111,7 @@ class DataRun:
         Raises:
             Fenced: another runner has taken it up.
         """
-        record = await self._hold.claim()
-        if record.ended:
-            return record
-        try:
-            return await self._hold.conclude(await self._made(record))
-        except anyio.get_cancelled_exc_class():
-            await self._hold.give_back()
-            raise
+        return await self._hold.attempt(self._made)
 
     async def _made(self, record: JobRecord) -> JobFailure | None:
         """Make the data, and return why that failed."""

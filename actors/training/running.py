@@ -92,14 +92,7 @@ class Attempt:
         Raises:
             Fenced: another trainer has taken it up.
         """
-        record = await self._hold.claim()
-        if record.ended:
-            return record
-        try:
-            return await self._hold.conclude(await self._trained(record))
-        except anyio.get_cancelled_exc_class():
-            await self._hold.give_back()
-            raise
+        return await self._hold.attempt(self._trained)
 
     async def _trained(self, record: JobRecord) -> JobFailure | None:
         """Train, and return why that failed."""

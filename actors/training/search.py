@@ -65,14 +65,7 @@ class Search:
 
     async def run(self) -> JobRecord:
         """Run all trials that have not ended; see `Attempt.run`."""
-        record = await self._hold.claim()
-        if record.ended:
-            return record
-        try:
-            return await self._hold.conclude(await self._searched(record))
-        except anyio.get_cancelled_exc_class():
-            await self._hold.give_back()
-            raise
+        return await self._hold.attempt(self._searched)
 
     async def _searched(self, record: JobRecord) -> JobFailure | None:
         try:
