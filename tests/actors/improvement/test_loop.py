@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 from msgspec.structs import replace
+from support.buses import buses
 from support.improvement import (
     BASE,
     NAME,
@@ -21,9 +20,7 @@ from support.improvement import (
 from support.synthetic import DoubleRewards
 
 from ayllu.actors.improvement import following, serving
-from ayllu.bus import connect, local_bus
-from ayllu.bus.bus import Bus
-from ayllu.bus.server import embedded_server
+from ayllu.bus import local_bus
 from ayllu.bus.service import serve
 from ayllu.schemas import (
     Conflict,
@@ -41,17 +38,6 @@ from ayllu.schemas.tasks import background_tasks
 
 pytestmark = pytest.mark.asyncio
 Status = PostTrainingJobStatus
-
-
-@asynccontextmanager
-async def buses(kind: str, folder: Path) -> AsyncIterator[Bus]:
-    """Open a bus with a storage of its own."""
-    if kind == "local":
-        async with local_bus() as bus:
-            yield bus
-        return
-    async with embedded_server(folder / "nats") as server, connect(server.url) as bus:
-        yield bus
 
 
 @pytest.mark.parametrize("kind", ["local", "nats"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from support.buses import buses
 from support.jobs import local_path
 from support.synthetic import (
     PACE,
@@ -21,9 +21,7 @@ from support.synthetic import (
 )
 
 from ayllu.actors.engines.scripted import ScriptedEngine
-from ayllu.bus import connect, local_bus
-from ayllu.bus.bus import Bus
-from ayllu.bus.server import embedded_server
+from ayllu.bus import local_bus
 from ayllu.schemas import (
     Conflict,
     FilteringFunction,
@@ -44,17 +42,6 @@ PROMPTS = [f"prompt {number}" for number in range(6)]
 @pytest.fixture(params=["local", "nats"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@asynccontextmanager
-async def buses(kind: str, folder: Path) -> AsyncIterator[Bus]:
-    """Open a bus with a storage of its own."""
-    if kind == "local":
-        async with local_bus() as bus:
-            yield bus
-        return
-    async with embedded_server(folder / "nats") as server, connect(server.url) as bus:
-        yield bus
 
 
 def texts(prompts: list[KScoredPromptGenerations]) -> list[list[str]]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 from msgspec.structs import replace
+from support.buses import buses
 from support.jobs import Training, dataset_of, local_path, running_training, sft_request, workshop
 
 from ayllu.actors.jobs.holding import Fenced, Hold
 from ayllu.actors.jobs.jobs import open_jobs
 from ayllu.actors.jobs.records import JOB_EVENTS, event_subject
-from ayllu.bus import connect, local_bus
-from ayllu.bus.bus import Bus
-from ayllu.bus.server import embedded_server
+from ayllu.bus import local_bus
 from ayllu.schemas import (
     AylluError,
     Conflict,
@@ -36,17 +33,6 @@ Status = PostTrainingJobStatus
 @pytest.fixture(params=["local", "nats"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@asynccontextmanager
-async def buses(kind: str, folder: Path) -> AsyncIterator[Bus]:
-    """Open a bus with a storage of its own."""
-    if kind == "local":
-        async with local_bus() as bus:
-            yield bus
-        return
-    async with embedded_server(folder / "nats") as server, connect(server.url) as bus:
-        yield bus
 
 
 async def submit(training: Training, *jobs: str, **changes: object) -> None:
