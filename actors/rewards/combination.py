@@ -125,7 +125,10 @@ class CombinationEngine:
 def weighted_mean(weights: Mapping[str, float], values: Mapping[str, float]) -> float:
     """Return the sum of all values times their weights, divided by the sum of the weights."""
     total = sum(weight * values[name] for name, weight in weights.items())
-    return total / sum(weights.values())
+    mean = total / sum(weights.values())
+    # It is rounded, and still no less than the least: a threshold that all parts reach, it reaches.
+    known = [values[name] for name in weights]
+    return min(max(mean, min(known)), max(known))
 
 
 def _said(part: str, prompt: KScoredPromptGenerations | None) -> float | AylluError:

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
+import anyio
+
 from ...schemas import AylluError, EngineError
 from ..ordered import as_done
 from .engine import Answer, Score
 
+log = logging.getLogger(__name__)
+
 Result = Score | AylluError
 
 
-async def one_by_one(
-    answers: Sequence[Answer], score: Callable[[Answer], Awaitable[Score]], *, at_once: int
-) -> AsyncGenerator[tuple[int, Result], None]:
-    """Yield the index of each answer and its score, or the error that ``score`` raised for it, as they are done."""
+class OneByOne:
+    """Scores answers one by one; calls take turns.
 
-    async def run(index: int) -> tuple[int, Result]:
+    Args:
+        score: returns the score of an answer.
+        at_once: how many answers are scored at once, those of all calls together.
+    """
+
+    def __init__(self, score: Callable[[Answer], Awaitable[Score]], *, at_once: int) -> None:
+        self._score = score
+        self._at_once = at_once
+        self._free = anyio.Semaphore(at_once)
+
+    async def __call__(self, answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Result], None]:
+        """Yield the index of each answer and its score, or the error that it had instead, as they are done."""
+        jobs = (partial(self._run, index, answer) for index, answer in enumerate(answers))
+        async with aclosing(as_done(jobs, at_once=self._at_once)) as results:
+            async for result in results:
+                yield result
+
+    async def _run(self, index: int, answer: Answer) -> tuple[int, Result]:
         try:
-            return index, await score(answers[index])
+            async with self._free:
+                return index, await self._score(answer)
         except AylluError as error:
             return index, error
-
-    jobs = (partial(run, index) for index in range(len(answers)))
-    async with aclosing(as_done(jobs, at_once=at_once)) as results:
-        async for result in results:
-            yield result
+        except Exception as error:
+            # Whatever it is, it costs nobody else a score; what it says stays here.
+            log.exception("an answer was not scored")
+            return index, EngineError(f"the reward model failed on it: {type(error).__name__}")
 
 
 def within(value: float, lowest: float | None, highest: float | None) -> Score:

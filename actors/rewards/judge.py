@@ -26,7 +26,7 @@ from ..attachments import text_of
 from ..tool_calls import render_calls
 from .asking import Patience
 from .engine import Answer, Score
-from .items import one_by_one
+from .items import OneByOne
 
 RUBRIC = (
     "You judge the answers of an assistant. An answer is good if it is correct, does what was asked, and is clear. "
@@ -55,7 +55,7 @@ class JudgeEngine:
         verdicts: the words it may say, each one token, and what they are worth.
         prefix: the beginning of the answer that is put into the model's mouth, so that a verdict follows; empty for
             models that cannot continue.
-        at_once: how many answers it is asked about at once.
+        at_once: how many answers it is asked about at once, whoever wants to know.
         description: what the scores mean, for people.
     """
 
@@ -81,7 +81,7 @@ class JudgeEngine:
         self._rubric = rubric
         self._verdicts = {word.casefold(): value for word, value in verdicts.items()}
         self._prefix = prefix
-        self._at_once = at_once
+        self._one_by_one = OneByOne(self._judge, at_once=at_once)
         self._patience = Patience(PATIENCE)
 
     async def __aenter__(self) -> JudgeEngine:
@@ -95,7 +95,7 @@ class JudgeEngine:
         self, answers: Sequence[Answer]
     ) -> AsyncGenerator[tuple[int, Score | AylluError], None]:
         """Score answers; see `RewardEngine.score`."""
-        return one_by_one(answers, self._judge, at_once=self._at_once)
+        return self._one_by_one(answers)
 
     async def _judge(self, answer: Answer) -> Score:
         request = ChatCompletionRequest(

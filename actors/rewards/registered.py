@@ -28,7 +28,7 @@ from ..training.settings import Trainables
 from .actor import RewardScoringActor
 from .classifier.engine import ClassifierEngine
 
-READ = (".safetensors", ".json", ".jinja")
+READ = (".safetensors", ".json", ".jinja", ".model", ".txt")
 """The files that the scores of a model depend on."""
 _FORMAT = 1
 

@@ -45,7 +45,8 @@ def exact_answer(
     wanted = reference if isinstance(reference, list) else [reference]
     if not wanted or not all(isinstance(one, str | int | float) for one in wanted):
         raise InvalidRequest("reference: it must be a text, a number, or a list of these")
-    return float(any(_normal(text) == _normal(str(one)) for one in wanted))
+    known = [_normal(form) for one in wanted for form in _forms(one)]
+    return float(_normal(text) in known)
 
 
 def json_schema(
@@ -94,6 +95,13 @@ def tool_call(dialog: Dialog, answer: Message, reference: Any) -> float:  # noqa
 
 def _text(answer: Message) -> str:
     return text_of(answer.content, model="program", where="the answer")
+
+
+def _forms(reference: str | float) -> list[str]:
+    """Return how an answer may have a reference; Python writes small and large numbers with exponents."""
+    if isinstance(reference, float):
+        return [repr(reference), format(Decimal(repr(reference)), "f")]
+    return [str(reference)]
 
 
 def _normal(text: str) -> str | Decimal:

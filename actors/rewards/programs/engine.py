@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ....schemas import AylluError
 from ..engine import Answer, Score
-from ..items import one_by_one, within
+from ..items import OneByOne, within
 
 
 class Program(Protocol):
@@ -57,6 +57,7 @@ class ProgramEngine:
         self.lowest = lowest
         self.highest = highest
         self._program = program
+        self._one_by_one = OneByOne(self._one, at_once=program.at_once)
 
     async def __aenter__(self) -> ProgramEngine:
         """Make the program ready."""
@@ -71,8 +72,7 @@ class ProgramEngine:
         self, answers: Sequence[Answer]
     ) -> AsyncGenerator[tuple[int, Score | AylluError], None]:
         """Score answers; see `RewardEngine.score`."""
+        return self._one_by_one(answers)
 
-        async def one(answer: Answer) -> Score:
-            return within(await self._program.score(answer), self.lowest, self.highest)
-
-        return one_by_one(answers, one, at_once=self._program.at_once)
+    async def _one(self, answer: Answer) -> Score:
+        return within(await self._program.score(answer), self.lowest, self.highest)

@@ -108,3 +108,13 @@ async def test_its_range_follows_from_those_of_its_parts() -> None:
         assert (engine.lowest, engine.highest) == (-0.5, 2.0)
         elsewhere = build_reward(SPEC, bus, [SPEC, judge])
         assert (elsewhere.lowest, elsewhere.highest) == (None, None)
+
+
+@pytest.mark.parametrize("value", ["0.3", "0.7", "0.9"])
+async def test_what_all_parts_say_the_combination_says(value: str) -> None:
+    spec = CombinationSpec(name="c", weights={"one": 0.1, "two": 0.1, "three": 0.1})
+    parts = {name: RewardDouble() for name in spec.weights}
+    async with local_bus() as bus, rewards(bus, spec, **parts) as scoring:
+        asked = request(prompt(value), model="c", threshold=float(value))
+        [scored] = (await scoring.score(asked)).scored_generations
+    assert texts_of(scored) == [(value, float(value))]
