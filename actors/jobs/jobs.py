@@ -91,6 +91,8 @@ class Jobs:
             known = await self.record(record.job)
             if known.digest != digest:
                 await self._requests.delete(f"{record.job}\n{digest}")
+            # Requests of several kinds have the same fields.
+            if (known.kind, known.digest) != (record.kind, digest):
                 raise Conflict(
                     f"there is a job {record.job!r} already, with another request"
                 ) from None

@@ -24,6 +24,10 @@ from ayllu.schemas import (
     NotFound,
     PermissionDenied,
     PostTrainingJobStatus,
+    PostTrainingRewardRequest,
+    PostTrainingSFTRequest,
+    decode,
+    encode,
 )
 
 pytestmark = pytest.mark.asyncio
@@ -96,6 +100,20 @@ async def test_the_same_request_is_the_same_job_and_another_one_is_refused(
         await submit(training, "a")  # It has ended, and stays so.
         assert await training.jobs.queue("job") == []
         assert (await training.told.status("a")).completed_at == status.completed_at
+
+
+@pytest.mark.requirement("job-idempotent")
+async def test_a_request_of_another_kind_is_another_one_whatever_its_fields_say(
+    tmp_path: Path,
+) -> None:
+    request = sft_request("a")
+    reward = decode(encode(request), PostTrainingRewardRequest)
+    async with local_bus() as bus, running_training(bus, tmp_path, trainers=0) as training:
+        await training.training.supervised_fine_tune(request)
+        with pytest.raises(Conflict):
+            await training.training.reward_model(reward)
+        record = await training.jobs.record("a")
+        assert await training.jobs.request(record, PostTrainingSFTRequest) == request
 
 
 @pytest.mark.requirement("job-queue")
