@@ -21,15 +21,16 @@ class ModelsActor(Models):
 
     async def models(self) -> AsyncIterator[Model]:
         """List the models; actors that serve the same one are counted together."""
-        found: dict[str, Model] = {}
+        found: dict[tuple[str, str], Model] = {}
         for model in await served_models(self._bus):
-            known = found.get(model.name)
+            key = model.name, model.kind
+            known = found.get(key)
             if known is None:
-                found[model.name] = replace(model, actors=1, aliases=sorted(model.aliases))
+                found[key] = replace(model, actors=1, aliases=sorted(model.aliases))
                 continue
             # While a registered model is switched, two versions are there; what is told is the newer one.
             newer = max(known, model, key=lambda one: one.version or 0)
             aliases = sorted({*model.aliases, *known.aliases})
-            found[model.name] = replace(newer, actors=known.actors + 1, aliases=aliases)
-        for name in sorted(found):
-            yield found[name]
+            found[key] = replace(newer, actors=known.actors + 1, aliases=aliases)
+        for place in sorted(found):
+            yield found[place]

@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import anyio
 import pytest
-from support.rewards import RewardDouble, prompt, request, rewards, texts_of
+from support.rewards import RewardDouble, language_model, prompt, request, rewards, texts_of
 
 from ayllu.actors.models import ModelsActor
 from ayllu.actors.rewards.engine import Score
@@ -194,6 +194,23 @@ async def test_it_is_listed_among_the_models_with_range_and_meaning() -> None:
     assert (model.name, model.kind, model.engine) == ("m", "reward", "double")
     assert (model.lowest_score, model.highest_score) == (-1.0, 1.0)
     assert model.description == "what the answer says"
+
+
+async def test_a_language_model_of_the_same_name_is_listed_beside_it() -> None:
+    # As where one was registered before the deployment had a reward model of this name.
+    async with (
+        local_bus() as bus,
+        language_model(bus, {}, name="m"),
+        rewards(bus, m=RewardDouble()),
+        anyio.create_task_group() as tasks,
+    ):
+        await tasks.start(serve, bus, ModelsActor(bus))
+        listed = [model async for model in client(Models, bus).models()]
+        tasks.cancel_scope.cancel()
+    assert [(one.name, one.kind, one.actors) for one in listed] == [
+        ("m", "language", 1),
+        ("m", "reward", 1),
+    ]
 
 
 async def test_it_counts_what_it_does() -> None:
