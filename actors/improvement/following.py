@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from ...bus.client import client
 from ...schemas import (
+    AylluError,
     BusError,
     JobEvent,
     JobFailure,
@@ -18,7 +19,7 @@ from ...schemas import (
     PostTrainingJobStatusResponse,
 )
 from ...schemas.tasks import background_tasks
-from ..jobs.holding import CANCELLED, FOREVER, Hold
+from ..jobs.holding import CANCELLED, FOREVER, Fenced, Hold
 from ..jobs.records import FINAL
 from ..patience import persistently
 
@@ -73,10 +74,14 @@ class Follower:
 
         Raises:
             LoopEnds: it has failed, or the loop was cancelled.
+            Fenced: another runner has taken the loop up.
         """
-        async with background_tasks() as tasks:
-            tasks.start_soon(self._watch, stage)
-            status = await self._followed(stage)
+        try:
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._watch, stage)
+                status = await self._followed(stage)
+        except ExceptionGroup as group:
+            raise _first_of(group) from None
         if status.status is PostTrainingJobStatus.completed:
             return status
         await self.check_cancelled()
@@ -118,3 +123,11 @@ class Follower:
         await self.cancel(stage)
         await anyio.sleep(STOP_SECONDS)
         raise LoopEnds(JobFailure(CANCELLED, f"it was cancelled; {stage} has not ended yet"))
+
+
+def _first_of(group: ExceptionGroup[Exception]) -> Exception:
+    """Return what counts of what follower and watcher found out at once; what neither expects stays as it is."""
+    known, unknown = group.split((Fenced, LoopEnds, AylluError))
+    if known is None or unknown is not None:
+        return group
+    return min(known.exceptions, key=lambda error: not isinstance(error, Fenced))

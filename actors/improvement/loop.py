@@ -70,7 +70,8 @@ class Loop:
                 return record
             failure = await self._looped(record)
             if failure is not None and failure.code != CRASHED:
-                await self._let_go(record)
+                # As it is now: with the stage that this attempt has come to, and not if another one has taken over.
+                await self._let_go(await self._hold.change(lambda known: known))
             return await self._hold.conclude(failure)
         except anyio.get_cancelled_exc_class():
             await self._hold.give_back()

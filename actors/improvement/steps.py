@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 import anyio
+import anyio.to_thread
 
 from ...bus.bus import Bus
 from ...bus.client import client, served_models
@@ -90,13 +91,18 @@ class Steps:
         request = self._request
         await persistently(partial(self._data.start, evaluation_request(request, step)))
         await self._follower.ended(step.job)
-        found = evaluate(
-            step.model,
-            step.job,
-            await persistently(partial(self._results, step.job)),
-            prompts=len(request.held_out_prompts.prompts),
-            answers=request.evaluation.num_candidates,
-            lowest=await persistently(self._lowest_score),
+        results = await persistently(partial(self._results, step.job))
+        lowest = await persistently(self._lowest_score)
+        # Of ten thousand prompts, the bootstrap takes more than a second.
+        found = await anyio.to_thread.run_sync(
+            lambda: evaluate(
+                step.model,
+                step.job,
+                results,
+                prompts=len(request.held_out_prompts.prompts),
+                answers=request.evaluation.num_candidates,
+                lowest=lowest,
+            )
         )
         if found is None:
             message = f"{step.job}: no answer to the held-out prompts has a score"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 
 import anyio
+import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec.structs import replace
 
@@ -104,16 +105,20 @@ class Generation:
                 await self._run_wave(wave)
             except BaseExceptionGroup as group:
                 raise first_error(group) from None
-            for work in wave:
-                finished = work.finished()
-                assert finished is not None
-                self._sieve.add(finished)
+            # Comparing the answers of thousands of prompts takes seconds, in which leases run out.
+            await anyio.to_thread.run_sync(self._sift, wave)
             self.counts.accepted = self._sieve.accepted
             if self._sieve.accepted >= (self._request.target or inf):
                 break
-        return self.selection()
+        return await anyio.to_thread.run_sync(self._selection)
 
-    def selection(self) -> Selection:
+    def _sift(self, wave: list[Work]) -> None:
+        for work in wave:
+            finished = work.finished()
+            assert finished is not None
+            self._sieve.add(finished)
+
+    def _selection(self) -> Selection:
         """Return what is accepted of the waves that are finished."""
         selection = self._sieve.selection()
         return with_seconds(selection, seconds_of(self._work))

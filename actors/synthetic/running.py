@@ -98,6 +98,7 @@ class DataRun:
         self._fenced: Fenced | None = None
         self._cancelled = False
         self._told: JobProgress | None = None
+        self._found = (0, 0)
 
     def look(self) -> None:
         """Look at once whether the job was cancelled."""
@@ -138,6 +139,7 @@ class DataRun:
         work = await persistently(lambda: plant.work(record.job), patience=FOREVER)
         seed = seed_of(request, record)
         generation = Generation(plant.generator, request, seed, keeper, work)
+        self._found = _made_so_far(generation)
         await self._enter("generating")
         async with background_tasks() as tasks:
             tasks.start_soon(self._tell_progress, generation)
@@ -186,20 +188,27 @@ class DataRun:
         progress = JobProgress(counts.candidates, generation.total, "candidates", figures)
         if progress == self._told:
             return
-        self._told = progress
+        # What was found is no progress: an attempt that adds nothing to it may be one of many that crash in a row.
+        changes = {"crashes": 0} if _made_so_far(generation) != self._found else {}
         line = f"{progress.done} of at most {progress.total} candidates, {counts.scored} scored"
         try:
             await self._hold.tell(JobEventKind.progress, lines=[line], progress=progress)
-            await self._hold.change(lambda known: replace(known, progress=progress, crashes=0))
+            await self._hold.change(lambda known: replace(known, progress=progress, **changes))
         except Fenced as error:
             self._fenced = error
             self._scope.cancel()
+        else:
+            self._told = progress
 
     async def _enter(self, phase: str) -> None:
         await self._hold.change(lambda known: replace(known, phase=phase))
         await self._hold.tell(
             JobEventKind.status, status=PostTrainingJobStatus.running, phase=phase
         )
+
+
+def _made_so_far(generation: Generation) -> tuple[int, int]:
+    return generation.counts.candidates, generation.counts.scored
 
 
 def _selected(request: Resolved, record: JobRecord, work: dict[Place, Work]) -> Selection:

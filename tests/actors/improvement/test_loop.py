@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -19,7 +21,11 @@ from support.improvement import (
 )
 from support.synthetic import DoubleRewards
 
-from ayllu.actors.improvement import following, serving
+from ayllu.actors.improvement import evaluation, following, serving, steps
+from ayllu.actors.improvement.following import Follower
+from ayllu.actors.jobs.holding import Fenced, Hold
+from ayllu.actors.jobs.jobs import Change
+from ayllu.actors.jobs.records import JobRecord, event_subject
 from ayllu.bus import local_bus
 from ayllu.bus.service import serve
 from ayllu.schemas import (
@@ -242,6 +248,63 @@ async def test_an_evaluation_without_any_score_fails_the_loop() -> None:
         failure = (await improving.ended()).failure
         assert failure is not None
         assert "loop/baseline: no answer to the held-out prompts has a score" in failure.message
+
+
+@pytest.mark.requirement("improvement-stage-fails")
+async def test_a_stage_that_cannot_be_followed_ends_with_its_loop() -> None:
+    stage = "loop/baseline"
+    script = Script(gates={stage: Gate()})
+    async with local_bus() as bus, running_improvement(bus, script) as improving:
+        await improving.loops.start(improve_request())
+        with anyio.fail_after(30):
+            await script.gates[stage].reached.wait()
+            await bus.storage.streams.append(event_subject(stage), b"no event", msg_id="none")
+        failure = (await improving.ended()).failure
+        assert failure is not None
+        assert failure.code == "bus_error"
+        assert (await improving.stages.jobs.record(stage)).cancel
+
+
+@pytest.mark.requirement("improvement-resume")
+async def test_follower_and_watcher_may_find_out_at_once_that_the_loop_is_taken_over() -> None:
+    class Taken(Hold):
+        """A loop that another runner takes up as soon as its stage goes on."""
+
+        seen = anyio.Event()
+
+        async def change(self, change: Change) -> JobRecord:
+            self.seen.set()  # The watcher is woken, and the follower fails before it.
+            raise Fenced("taken over")
+
+        async def shall_end(self) -> bool:
+            await self.seen.wait()
+            raise Fenced("taken over")
+
+    script = Script(gates={"loop/baseline": Gate()})
+    async with local_bus() as bus, running_improvement(bus, script) as improving:
+        follower = Follower(Taken(improving.stages.jobs, "other", None, 1))
+        await improving.loops.start(improve_request())
+        with anyio.fail_after(30), pytest.raises(Fenced):
+            await script.gates["loop/baseline"].reached.wait()
+            script.gates["loop/baseline"].opened.set()
+            await follower.ended("loop/baseline")
+
+
+@pytest.mark.requirement("improvement-evaluation")
+async def test_an_evaluation_does_not_hold_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set()
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        threads.add(threading.get_ident())
+        return known(*args, **options)
+
+    known = evaluation.evaluate
+    monkeypatch.setattr(steps, "evaluate", evaluate)
+    async with local_bus() as bus, running_improvement(bus) as improving:
+        await improving.loops.start(improve_request())
+        assert (await improving.ended()).status is Status.completed
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 from support.buses import buses
 from support.jobs import local_path
@@ -21,7 +23,17 @@ from support.synthetic import (
 )
 
 from ayllu.actors.engines.scripted import ScriptedEngine
+from ayllu.actors.jobs.records import JobRecord
+from ayllu.actors.jobs.runner import Run, Runner
+from ayllu.actors.synthetic import running
+from ayllu.actors.synthetic.actor import SyntheticDataActor
+from ayllu.actors.synthetic.candidates import DATA
+from ayllu.actors.synthetic.generating import Generator
+from ayllu.actors.synthetic.running import ATTEMPTS, DataRun, Plant
+from ayllu.actors.synthetic.selection import Group, Sieve
+from ayllu.actors.synthetic.settings import SyntheticDataConfig
 from ayllu.bus import local_bus
+from ayllu.bus.service import serve
 from ayllu.schemas import (
     Conflict,
     FilteringFunction,
@@ -315,3 +327,47 @@ async def test_jobs_of_other_kinds_have_no_data(tmp_path: Path) -> None:
             await plant.data.statistics("t")
         with pytest.raises(NotFound):
             await plant.data.statistics("other")
+
+
+@pytest.mark.requirement("synthetic-job")
+async def test_attempts_that_add_nothing_are_not_tried_again_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "TELL_SECONDS", 0.01)
+    async with local_bus() as bus, running_generation(bus, tmp_path, workers=0) as plant:
+        await bus.storage.streams.ensure(DATA)
+        generator = Generator(bus, anyio.CapacityLimiter(2), patience=0.2)
+        impatient = Plant(plant.jobs, generator, SyntheticDataConfig(), tmp_path)
+
+        async def run_of(record: JobRecord) -> Run:
+            return DataRun(impatient, record.job)
+
+        async with background_tasks() as tasks:
+            await tasks.start(serve, bus, SyntheticDataActor(impatient))
+            await tasks.start(Runner(plant.jobs, "data", "data", run_of).run)
+            await plant.data.start(job_of("a", PROMPTS))  # Nobody serves any model.
+            status = await plant.ended("a")
+        assert status.failure is not None
+        assert (status.status, status.failure.code) == (Status.failed, "crashed")
+        assert status.attempt == ATTEMPTS
+        events = [event async for event in plant.told.events("a", follow=False)]
+        assert sum(event.progress is not None for event in events) >= ATTEMPTS
+
+
+@pytest.mark.requirement("synthetic-generate")
+async def test_the_choice_among_candidates_does_not_hold_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    add = Sieve.add
+
+    def adding(sieve: Sieve, group: Group) -> None:
+        threads.add(threading.get_ident())
+        add(sieve, group)
+
+    monkeypatch.setattr(Sieve, "add", adding)
+    async with local_bus() as bus, running_generation(bus, tmp_path) as plant:
+        response = await plant.generation.generate(request_of(PROMPTS, max_similarity=0.7))
+        assert len(response.synthetic_data) == len(PROMPTS)
+    assert threads
+    assert threading.get_ident() not in threads
