@@ -1,8 +1,9 @@
-"""Many jobs at once: their results in order, or as they are done."""
+"""Many jobs at once: their results in order, as they are done, or as they are told of."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
@@ -70,6 +71,30 @@ async def as_done(jobs: Iterable[Job[T]], *, at_once: int) -> AsyncGenerator[T, 
                 yield result
     finally:
         await _end(running)
+
+
+async def as_told(
+    work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]],
+) -> AsyncGenerator[T, None]:
+    """Run work that tells of results while it goes on, and yield them as they come.
+
+    The error of the work is raised after what it told. When the generator ends or is closed, the work has ended.
+    """
+    told, results = anyio.create_memory_object_stream[T](math.inf)
+
+    async def run() -> None:
+        with told:
+            await work(told.send_nowait)
+
+    task = asyncio.create_task(run())
+    try:
+        with results:
+            async for result in results:
+                yield result
+        await asyncio.wait([task])
+        task.result()
+    finally:
+        await _end([task])
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -21,18 +20,21 @@ from ...schemas import (
     error_from,
 )
 from ...schemas.errors import ErrorInfo
-from ..ordered import as_done
+from ..ordered import as_told
 from .asking import Patience
 from .engine import Answer, Score
 
 BATCH = 32
-"""How many answers the parts are asked about together; a combination tells of answers in such batches."""
+"""How many answers the parts are asked about together."""
 AT_ONCE = 2
 """How many batches they are asked about at once: while one part still works on a batch, others need not wait."""
+ASK_SECONDS = 86_400.0
+"""How long a part may take for a batch: it keeps its own time for each answer, and whoever asked the combination for all."""
 PATIENCE = 30.0
 """How long a part may be away, in seconds."""
 
 Result = Score | AylluError
+Tell = Callable[[tuple[int, Result]], None]
 
 
 class CombinationEngine:
@@ -63,7 +65,7 @@ class CombinationEngine:
         self.description = description
         self.lowest = lowest
         self.highest = highest
-        self._rewards: RewardScoring = client(RewardScoring, bus)
+        self._rewards: RewardScoring = client(RewardScoring, bus, timeout=ASK_SECONDS)
         self._weights = dict(weights)
         self._patience = {part: Patience(PATIENCE) for part in weights}
 
@@ -74,48 +76,73 @@ class CombinationEngine:
     async def __aexit__(self, *exc: object) -> None:
         """Do nothing."""
 
-    async def score(self, answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Result], None]:
+    def score(self, answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Result], None]:
         """Score answers; see `RewardEngine.score`."""
+        return as_told(partial(self._score, answers))
 
-        async def run(first: int) -> list[tuple[int, Result]]:
-            results = await self._batch(answers[first : first + BATCH])
-            return list(enumerate(results, first))
+    async def _score(self, answers: Sequence[Answer], tell: Tell) -> None:
+        free = anyio.Semaphore(AT_ONCE)
 
-        jobs = (partial(run, first) for first in range(0, len(answers), BATCH))
-        async with aclosing(as_done(jobs, at_once=AT_ONCE)) as batches:
-            async for batch in batches:
-                for scored in batch:
-                    yield scored
+        async def run(first: int) -> None:
+            try:
+                await self._batch(first, answers[first : first + BATCH], tell)
+            finally:
+                free.release()
 
-    async def _batch(self, answers: Sequence[Answer]) -> list[Result]:
-        by_part: dict[str, list[float | AylluError]] = {}
+        async with anyio.create_task_group() as tasks:
+            for first in range(0, len(answers), BATCH):
+                await free.acquire()
+                tasks.start_soon(run, first)
 
-        async def ask(part: str) -> None:
-            by_part[part] = await self._ask(part, answers)
+    async def _batch(self, first: int, answers: Sequence[Answer], tell: Tell) -> None:
+        """Tell of each answer as soon as all parts have said something to it."""
+        said: list[dict[str, float | AylluError]] = [{} for _ in answers]
+
+        def hear(part: str, number: int, score: float | AylluError) -> None:
+            said[number][part] = score
+            if len(said[number]) == len(self._weights):
+                tell((first + number, self._combined(said[number])))
 
         async with anyio.create_task_group() as tasks:
             for part in self._weights:
-                tasks.start_soon(ask, part)
-        return [
-            self._combined({part: by_part[part][number] for part in self._weights})
-            for number in range(len(answers))
-        ]
+                tasks.start_soon(self._ask, part, answers, partial(hear, part))
 
-    async def _ask(self, part: str, answers: Sequence[Answer]) -> list[float | AylluError]:
-        """Return what a part says to each answer."""
-        # Each answer is a prompt of its own: what comes back is sorted, and equal answers could not be told apart.
-        prompts = [KPromptGenerations(one.dialog, [one.message], one.reference) for one in answers]
-        request = RewardScoringRequest(prompt_generations=prompts, model=part)
+    async def _ask(
+        self,
+        part: str,
+        answers: Sequence[Answer],
+        hear: Callable[[int, float | AylluError], None],
+    ) -> None:
+        """Hear what a part says to each answer; what it said before it was lost stays said."""
+        missing = dict(enumerate(answers))
+
+        async def ask() -> None:
+            numbers = list(missing)
+            # Each answer is a prompt of its own: what comes back is sorted, and equal answers could not be told apart.
+            prompts = [
+                KPromptGenerations(one.dialog, [one.message], one.reference)
+                for one in missing.values()
+            ]
+            request = RewardScoringRequest(prompts, part, stream=True)
+            async for prompt in self._rewards.stream_score(request):
+                index = prompt.index
+                if index is None or not 0 <= index < len(numbers):
+                    continue
+                if missing.pop(numbers[index], None) is not None:
+                    hear(numbers[index], _said(part, prompt))
+
         try:
-            response = await self._patience[part].bear(lambda: self._rewards.score(request))
-        except AylluError as error:
-            return [_of_part(part, error.info)] * len(answers)
-        found = {prompt.index: prompt for prompt in response.scored_generations}
-        return [_said(part, found.get(number)) for number in range(len(answers))]
+            await self._patience[part].bear(ask)
+            error: AylluError = EngineError(f"{part}: it left out the answer")
+        except AylluError as refused:
+            error = _of_part(part, refused.info)
+        for number in missing:
+            hear(number, error)
 
     def _combined(self, said: Mapping[str, float | AylluError]) -> Result:
         parts: dict[str, float] = {}
-        for part, score in said.items():
+        for part in self._weights:
+            score = said[part]
             if isinstance(score, AylluError):
                 return score
             parts[part] = score
@@ -131,10 +158,10 @@ def weighted_mean(weights: Mapping[str, float], values: Mapping[str, float]) -> 
     return min(max(mean, min(known)), max(known))
 
 
-def _said(part: str, prompt: KScoredPromptGenerations | None) -> float | AylluError:
-    if prompt is not None and prompt.k_scored_generations:
+def _said(part: str, prompt: KScoredPromptGenerations) -> float | AylluError:
+    if prompt.k_scored_generations:
         return prompt.k_scored_generations[0].score
-    if prompt is not None and prompt.unscored:
+    if prompt.unscored:
         first = prompt.unscored[0]
         return _of_part(part, ErrorInfo(first.code, first.message))
     return EngineError(f"{part}: it left out the answer")

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from ayllu.actors.ordered import in_order
+from ayllu.actors.ordered import as_told, in_order
 from ayllu.schemas import EngineError
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("batch-in-order")]
@@ -108,3 +108,38 @@ async def test_an_error_comes_at_its_turn_and_ends_the_others() -> None:
         with pytest.raises(EngineError):
             await anext(results)
     assert jobs.running == 0
+
+
+async def test_what_work_tells_comes_at_once_and_its_error_at_the_end() -> None:
+    gate = anyio.Event()
+
+    async def work(tell: Callable[[int], None]) -> None:
+        tell(1)
+        await gate.wait()
+        tell(2)
+        raise EngineError("no")
+
+    told = as_told(work)
+    with anyio.fail_after(10):
+        assert await anext(told) == 1
+        gate.set()
+        assert await anext(told) == 2
+        with pytest.raises(EngineError):
+            await anext(told)
+
+
+async def test_closing_ends_work_that_tells() -> None:
+    ended = anyio.Event()
+
+    async def work(tell: Callable[[int], None]) -> None:
+        try:
+            tell(1)
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    told = as_told(work)
+    with anyio.fail_after(10):
+        assert await anext(told) == 1
+        await told.aclose()
+    assert ended.is_set()

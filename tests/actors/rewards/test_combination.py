@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import anyio
@@ -19,11 +20,12 @@ from support.rewards import (
 )
 
 from ayllu.actors.rewards import combination
-from ayllu.actors.rewards.engine import Score
+from ayllu.actors.rewards.asking import Patience
+from ayllu.actors.rewards.engine import Answer, Score
 from ayllu.actors.rewards.registry import build_reward
 from ayllu.actors.rewards.specs import CombinationSpec, JudgeSpec, ProgramSpec
 from ayllu.bus import local_bus
-from ayllu.schemas import InvalidRequest
+from ayllu.schemas import ActorLost, AylluError, DeadlineExceeded, InvalidRequest
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("reward-combination")]
 
@@ -60,7 +62,7 @@ async def test_equal_answers_are_told_apart() -> None:
             assert values_of(await results_of(engine, answers("1", "1", "2", "1"))) == [1, 1, 2, 1]
 
 
-async def test_parts_are_asked_in_batches_and_a_batch_is_told_when_it_is_done(
+async def test_parts_are_asked_in_batches_and_an_answer_is_told_when_all_have_scored_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(combination, "BATCH", 2)
@@ -70,10 +72,10 @@ async def test_parts_are_asked_in_batches_and_a_batch_is_told_when_it_is_done(
         async with build_reward(SPEC, bus, [SPEC]) as engine:
             with anyio.fail_after(20):
                 async with aclosing(engine.score(answers("1", "2", "3", "4", "5"))) as scores:
-                    found = [(await anext(scores))[0] for _ in range(3)]
+                    found = [(await anext(scores))[0] for _ in range(4)]
                     two.gates["3"].set()
                     found += [index async for index, _ in scores]
-    assert sorted(found[:3]) == [0, 1, 4]
+    assert sorted(found[:4]) == [0, 1, 3, 4]
     assert sorted(found) == [0, 1, 2, 3, 4]
     assert [len(texts) for texts in one.asked] == [2, 2, 1]
 
@@ -87,6 +89,58 @@ async def test_a_part_that_is_not_served_is_the_error_of_each_answer(
             for result in await results_of(engine, answers("1", "2")):
                 assert error_of(result).info.code == "model_not_found"
                 assert error_of(result).message.startswith("two: ")
+
+
+async def test_what_a_part_said_before_it_was_lost_stays_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(combination, "PATIENCE", 0.0)
+
+    class Leaving(RewardDouble):
+        async def score(
+            self, answers: Sequence[Answer]
+        ) -> AsyncGenerator[tuple[int, Score | AylluError], None]:
+            self.asked.append([str(answer.message.content) for answer in answers])
+            if "1" in self.asked[-1]:
+                yield 0, Score(1.0)
+            raise ActorLost("gone")
+
+    one, two = RewardDouble(), Leaving()
+    async with local_bus() as bus, rewards(bus, one=one, two=two):
+        async with build_reward(SPEC, bus, [SPEC]) as engine:
+            first, *lost = await results_of(engine, answers("1", "2", "3"))
+    assert values_of([first]) == [1.0]
+    assert [error_of(result).info.code for result in lost] == ["actor_lost", "actor_lost"]
+    assert two.asked[0] == ["1", "2", "3"]
+    assert all(texts == ["2", "3"] for texts in two.asked[1:])
+
+
+async def test_a_part_that_is_lost_after_long_work_is_waited_for_all_the_same() -> None:
+    patience = Patience(0.01)
+    asked = 0
+
+    async def ask() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await anyio.sleep(0.05)  # Longer than anything may be away.
+            raise ActorLost("gone")
+        return "here"
+
+    assert await patience.bear(ask) == "here"
+
+
+async def test_a_part_that_is_slow_is_not_asked_again() -> None:
+    asked = 0
+
+    async def ask() -> str:
+        nonlocal asked
+        asked += 1
+        raise DeadlineExceeded("too slow")
+
+    with pytest.raises(DeadlineExceeded):
+        await Patience(30.0).bear(ask)
+    assert asked == 1
 
 
 async def test_combinations_of_combinations() -> None:
