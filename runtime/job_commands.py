@@ -90,6 +90,15 @@ async def show_job(
     else:
         with JobView(plot=plot) as view:
             last = await view.show(events)
+    check_end(job, last)
+
+
+def check_end(job: str, last: JobEvent | None) -> None:
+    """Say by the last event of a job that it has failed.
+
+    Raises:
+        JobFailed: it has.
+    """
     if last is not None and last.status is PostTrainingJobStatus.failed:
         raise JobFailed(last.lines[0] if last.lines else f"{job} failed")
 

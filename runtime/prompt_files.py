@@ -26,7 +26,8 @@ def read_prompts(path: Path) -> tuple[list[Message], list[Any]]:
         InvalidRequest: it cannot be read, or a line of it is none; the message has the file and the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Other ends of lines than this one may stand within a text.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

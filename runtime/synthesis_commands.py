@@ -26,7 +26,7 @@ from ..schemas import (
     encode,
 )
 from ..schemas.wire import convert
-from .job_commands import show_job
+from .job_commands import check_end, followed, show_job
 from .prompt_files import read_prompts
 
 BAR = " ▁▂▃▄▅▆▇█"
@@ -55,10 +55,13 @@ async def _follow(stack: Stack, job: str, *, as_json: bool) -> None:
         await show_job(stack, job)
         Console().print(table_of(await data.statistics(job)))
         return
-    async for _ in stack.post_training.job.events(job):
-        pass
+    last = None
+    async for event in followed(stack, job):
+        last = event
+    # What was finished before a job failed is there all the same.
     async for prompt in data.results(job):
         sys.stdout.write(encode(prompt).decode() + "\n")
+    check_end(job, last)
 
 
 def job_of(options: argparse.Namespace) -> SyntheticDataJobRequest:

@@ -63,8 +63,8 @@ class Loop:
         Raises:
             Fenced: another runner has taken it up.
         """
-        record = await self._hold.claim()
         try:
+            record = await self._hold.claim()
             if record.ended:  # It was cancelled while nobody ran it, or its runners died too often.
                 await self._let_go(record)
                 return record

@@ -71,10 +71,10 @@ class Hold:
         Raises:
             Fenced: another runner has taken it up.
         """
-        record = await self.claim()
-        if record.ended:
-            return record
         try:
+            record = await self.claim()
+            if record.ended:
+                return record
             return await self.conclude(await work(record))
         except anyio.get_cancelled_exc_class():
             await self.give_back()

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from support.buses import buses
 from support.jobs import Training, dataset_of, local_path, running_training, sft_request, workshop
 
+from ayllu.actors.jobs.events import JobEvents
 from ayllu.actors.jobs.holding import Fenced, Hold
 from ayllu.actors.jobs.jobs import open_jobs
-from ayllu.actors.jobs.records import JOB_EVENTS, event_subject
+from ayllu.actors.jobs.records import JOB_EVENTS, JobRecord, event_subject
 from ayllu.bus import local_bus
 from ayllu.schemas import (
     AylluError,
@@ -299,6 +300,35 @@ async def test_a_trainer_that_lost_a_job_can_write_nothing_of_it(kind: str, tmp_
             await training.jobs.settle(record)
             ends = [e for e in await training.events("a") if e.status == Status.completed]
             assert len(ends) == 1
+
+
+@pytest.mark.requirement("job-fenced")
+async def test_a_claim_that_is_cut_short_is_no_crash(tmp_path: Path) -> None:
+    class Stuck(JobEvents):
+        """Events, the first of which is never told."""
+
+        reached = anyio.Event()
+
+        async def tell_status(self, record: JobRecord, line: str) -> None:
+            if not self.reached.is_set():
+                self.reached.set()
+                await anyio.sleep_forever()
+
+    async def work(record: JobRecord) -> None:
+        raise AssertionError("it never begins")
+
+    async with local_bus() as bus, running_training(bus, tmp_path, trainers=0) as training:
+        await submit(training, "a")
+        training.jobs.events = events = Stuck(bus)
+        hold = Hold(training.jobs, "a", "cpu", 3)
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hold.attempt, work)
+                await events.reached.wait()
+                assert (await training.jobs.record("a")).crashes == 1
+                tasks.cancel_scope.cancel()
+        record = await training.jobs.record("a")
+        assert (record.status, record.crashes) == (Status.scheduled, 0)
 
 
 @pytest.mark.requirement("job-fenced")
