@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINED := -c constraints/tested.txt
 DATA_DIR ?= .ayllu
-PURE := 'schemas/*,bus/exchange.py,actors/agents/turn.py,actors/agents/plan.py,actors/agents/timeline.py,actors/synthetic/duplicates.py,actors/synthetic/filters.py,actors/synthetic/selection.py,actors/synthetic/statistics.py,runtime/session.py,client/protocol.py,actors/improvement/plan.py,actors/improvement/state.py,actors/improvement/stages.py'
+PURE := 'schemas/*,bus/exchange.py,actors/agents/turn.py,actors/agents/plan.py,actors/agents/timeline.py,actors/synthetic/duplicates.py,actors/synthetic/filters.py,actors/synthetic/selection.py,actors/synthetic/statistics.py,runtime/session.py,client/protocol.py,actors/rewards/classifier/batching.py,actors/improvement/plan.py,actors/improvement/state.py,actors/improvement/stages.py'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up train test check bench spec format clean
