@@ -48,7 +48,8 @@ class Loop:
         self._jobs = jobs
         self._records = records
         self._job = job
-        self._hold = Hold(jobs, job, None, ATTEMPTS)
+        # What has ended is not taken up again: so a cancelled loop ends only once it has let go of what it had begun.
+        self._hold = Hold(jobs, job, None, ATTEMPTS, tidies=True)
         self._follower = Follower(self._hold)
 
     def look(self) -> None:
@@ -65,7 +66,7 @@ class Loop:
         """
         try:
             record = await self._hold.claim()
-            if record.ended:  # It was cancelled while nobody ran it, or its runners died too often.
+            if record.ended:  # Its runners died too often.
                 await self._let_go(record)
                 return record
             failure = await self._looped(record)

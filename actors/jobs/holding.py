@@ -42,19 +42,23 @@ class Hold:
         job: its id.
         device: what it runs on, if that is anything in particular.
         attempts: how often in a row it may crash.
+        tidies: whether a job that was cancelled while nobody ran it is begun all the same, to leave things in order.
 
     Attributes:
         record: the job as it was claimed; the current state is what `change` returns.
         tail: the last lines of its log.
     """
 
-    def __init__(self, jobs: Jobs, job: str, device: str | None, attempts: int) -> None:
+    def __init__(
+        self, jobs: Jobs, job: str, device: str | None, attempts: int, *, tidies: bool = False
+    ) -> None:
         self.jobs = jobs
         self.job = job
         self._device = device
         self.record: JobRecord | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._attempts = attempts
+        self._tidies = tidies
         self._owner = uuid4().hex  # not even two holds of one process are one
         self._told = 0
         self._ours_at = float("-inf")
@@ -98,9 +102,10 @@ class Hold:
     def _claimed(self, known: JobRecord) -> JobRecord:
         if known.ended or known.owner == self._owner:
             return known
-        if known.cancel:
+        worn = known.crashes >= self._attempts
+        if known.cancel and (worn or not self._tidies):
             return failed(known, JobFailure(CANCELLED, "it was cancelled"))
-        if known.crashes >= self._attempts:
+        if worn:
             last = known.failure or JobFailure(CRASHED, "its worker was lost")
             message = f"it crashed {known.crashes} times in a row, at last: {last.message}"
             return failed(known, JobFailure(CRASHED, message, last.log_tail))

@@ -23,6 +23,8 @@ from support.synthetic import DoubleRewards
 
 from ayllu.actors.improvement import evaluation, following, serving, steps
 from ayllu.actors.improvement.following import Follower
+from ayllu.actors.improvement.loop import Loop
+from ayllu.actors.improvement.records import open_loop_records
 from ayllu.actors.jobs.holding import Fenced, Hold
 from ayllu.actors.jobs.jobs import Change
 from ayllu.actors.jobs.records import JobRecord, event_subject
@@ -368,6 +370,40 @@ async def test_a_loop_that_nobody_runs_is_cancelled_with_its_stage() -> None:
             assert report.failure is not None
             assert report.failure.code == "cancelled"
             assert stages.versions == []
+
+
+@pytest.mark.requirement("improvement-cancel", "improvement-resume")
+async def test_a_runner_that_ends_while_it_lets_go_of_a_loop_leaves_that_to_the_next_one() -> None:
+    class Slow(Loop):
+        """A loop whose runner ends before it has let go of it."""
+
+        reached = anyio.Event()
+
+        async def _let_go(self, record: JobRecord) -> None:
+            self.reached.set()
+            await anyio.sleep_forever()
+
+    job = "loop/round-1/evaluation"
+    script = Script(gates={job: Gate()})
+    async with local_bus() as bus:
+        async with running_improvement(bus, script) as improving:
+            await improving.loops.start(improve_request())
+            with anyio.fail_after(10):
+                await script.gates[job].reached.wait()
+            stages = improving.stages
+        await stages.jobs.change("loop", lambda known: replace(known, cancel=True))
+        slow = Slow(stages.jobs, await open_loop_records(bus), "loop")
+        with anyio.fail_after(10):
+            async with background_tasks() as tasks:
+                tasks.start_soon(slow.run)
+                await slow.reached.wait()
+        async with running_improvement(bus, stages=stages) as improving:
+            report = await improving.ended()
+            assert report.failure is not None
+            assert report.failure.code == "cancelled"
+            assert report.rounds[0].kept is False
+            assert stages.versions == []
+            assert (await stages.jobs.record(job)).cancel
 
 
 @pytest.mark.requirement("improvement-idempotent")
