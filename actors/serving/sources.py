@@ -151,7 +151,8 @@ def _scores(folder: Path) -> bool:
         except (OSError, msgspec.DecodeError):
             continue
         if isinstance(told, dict):
-            kinds = [told.get("task_type"), *(told.get("architectures") or ())]
+            named = told.get("architectures")
+            kinds = [told.get("task_type"), *(named if isinstance(named, list) else ())]
             if any(kind == "SEQ_CLS" or "SequenceClassification" in str(kind) for kind in kinds):
                 return True
     return False

@@ -14,9 +14,9 @@ from ...sandbox import Limits, run_python
 from ..engine import Answer
 from .params import CodeTest, CodeTestsParams, Tests
 
-_BLOCK = re.compile(
-    r"^```(?:python|py)?[ \t]*\n(.*?)^```", re.MULTILINE | re.DOTALL | re.IGNORECASE
-)
+# It never goes back, so that no text takes it long.
+_BLOCK = re.compile(r"^```[ \t]*+([^\s`]*+)[^\n`]*+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PYTHON = frozenset(("python", "python3", "py"))
 _ASSERTING = """\
 import os, runpy, sys
 mark = sys.stdin.readline()
@@ -78,12 +78,16 @@ class CodeTestsProgram:
         done = await run_python(
             _ASSERTING, files=files, stdin=f"{mark}\n".encode(), limits=self._limits
         )
-        return done.how == "exited" and done.stdout.endswith(f"{mark}\n")
+        # What threads and exit handlers write may come after it.
+        return done.how == "exited" and f"{mark}\n" in done.stdout
 
 
 def code_of(text: str) -> str:
-    """Return the last Python block of a text in Markdown, or all of it if it has none."""
-    blocks: list[str] = _BLOCK.findall(text)
+    """Return the last Python block of a text in Markdown: one that says so, or one that says nothing; or all of the text."""
+    # Blocks of other languages are found too, so that none of their ends is taken for a beginning.
+    found: list[tuple[str, str]] = _BLOCK.findall(text.replace("\r\n", "\n"))
+    said = [code for language, code in found if language.casefold() in _PYTHON]
+    blocks = said or [code for language, code in found if not language]
     return blocks[-1] if blocks else text
 
 

@@ -45,6 +45,12 @@ async def test_the_score_is_the_share_of_tests_that_pass() -> None:
 
 
 @needs_sandbox
+async def test_code_may_write_after_the_test() -> None:
+    code = "import atexit\natexit.register(print, 'bye')\ndef double(n): return 2 * n"
+    assert await scores(f"```\n{code}\n```", reference=TESTS) == [1.0]
+
+
+@needs_sandbox
 async def test_all_or_nothing() -> None:
     params = {"tests": TESTS, "all_or_nothing": True}
     assert await scores(RIGHT, WRONG, params=params) == [1.0, 0.0]
@@ -104,7 +110,19 @@ async def test_without_a_sandbox_the_answer_says_so() -> None:
         ("x = 1", "x = 1"),
         ("```python\nnever closed", "```python\nnever closed"),
         ("```js\nno\n```", "```js\nno\n```"),
+        ("```sh\npip install x\n```\nThen:\n```python\na\n```", "a\n"),
+        ("```python\na\n```\nIt prints:\n```\n5\n```", "a\n"),
+        ("```python\na\n```\n```text\n5\n```", "a\n"),
+        ("```python3\na\n```", "a\n"),
+        ("```python\r\na\r\n```\r\n", "a\n"),
+        ('```python title="a.py"\na\n```', "a\n"),
     ],
 )
 async def test_the_code_of_an_answer(text: str, code: str) -> None:
     assert code_of(text) == code
+
+
+@pytest.mark.timeout(20)
+async def test_no_text_takes_long_to_look_through() -> None:
+    for text in ("```" + "a" * 300_000 + "`", "```a\n" * 100_000, "```" + " " * 300_000 + "`"):
+        assert code_of(text) in (text, "")
