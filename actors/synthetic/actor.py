@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
 
 from msgspec import to_builtins
 
+from ...bus.client import client
 from ...schemas import (
+    AylluError,
+    Conflict,
+    Datasets,
     InvalidRequest,
     KScoredPromptGenerations,
+    NotFound,
     SyntheticDataGeneration,
     SyntheticDataGenerationRequest,
     SyntheticDataGenerationResponse,
@@ -22,6 +28,11 @@ from ..jobs.records import JobRecord
 from .generating import Generation
 from .running import Plant
 from .settings import resolve
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 5.0
+"""How long the datasets actor has to tell of a dataset."""
 
 
 class SyntheticDataActor(SyntheticDataGeneration, SyntheticDataJobs):
@@ -53,6 +64,9 @@ class SyntheticDataActor(SyntheticDataGeneration, SyntheticDataJobs):
         resolved = resolve(request.request, self._plant.config)
         if request.dataset is not None and request.dataset.form == "preference":
             _check_pairs(resolved.reward_scoring is not None)
+        # The job may be there already, and its dataset too.
+        if request.dataset is not None and not await self._plant.jobs.has(request):
+            await self._check_new(request.dataset.uuid)
         record = JobRecord(
             job=request.job_uuid,
             kind="synthetic_data",
@@ -61,6 +75,20 @@ class SyntheticDataActor(SyntheticDataGeneration, SyntheticDataJobs):
             scheduled_at=time.time(),
         )
         await self._plant.jobs.submit(request, record)
+
+    async def _check_new(self, dataset: str) -> None:
+        """Refuse a dataset that is there, before hours are spent on another one of its id."""
+        known = client(Datasets, self._plant.generator.bus, timeout=ASK_SECONDS)
+        try:
+            await known.get(dataset)
+        except NotFound:
+            return
+        except AylluError as error:
+            if not error.retryable:
+                raise
+            log.info("whether there is a dataset %r already shows at the end: %s", dataset, error)
+            return
+        raise Conflict(f"dataset.uuid: there is a dataset {dataset!r} already")
 
     async def results(self, job_uuid: str) -> AsyncIterator[KScoredPromptGenerations]:
         """List what is accepted so far; see `SyntheticDataJobs.results`."""

@@ -23,6 +23,7 @@ from support.synthetic import (
 )
 
 from ayllu.actors.engines.scripted import ScriptedEngine
+from ayllu.actors.jobs.jobs import open_jobs
 from ayllu.actors.jobs.records import JobRecord
 from ayllu.actors.jobs.runner import Run, Runner
 from ayllu.actors.synthetic import running
@@ -203,6 +204,35 @@ async def test_pairs_are_made_of_the_best_and_the_worst(tmp_path: Path) -> None:
         )
         with pytest.raises(InvalidRequest, match=r"^dataset\.form: "):
             await plant.data.start(unscored)
+
+
+@pytest.mark.requirement("synthetic-dataset", "synthetic-refused")
+async def test_a_dataset_that_is_there_is_refused_before_anything_is_generated(
+    tmp_path: Path,
+) -> None:
+    made = SyntheticDataset("made")
+    async with local_bus() as bus, running_generation(bus, tmp_path) as plant:
+        await plant.data.start(job_of("a", PROMPTS, dataset=made))
+        assert (await plant.ended("a")).status is Status.completed
+        await plant.data.start(job_of("a", PROMPTS, dataset=made))  # It is the same job.
+        with pytest.raises(Conflict, match=r"^dataset\.uuid: "):
+            await plant.data.start(job_of("b", PROMPTS, dataset=made))
+        with pytest.raises(NotFound):
+            await plant.told.status("b")
+
+
+@pytest.mark.requirement("synthetic-dataset")
+async def test_a_job_is_accepted_while_datasets_are_away(tmp_path: Path) -> None:
+    async with local_bus() as bus:
+        plant = Plant(
+            await open_jobs(bus),
+            Generator(bus, anyio.CapacityLimiter(1)),
+            SyntheticDataConfig(),
+            tmp_path,
+        )
+        job = job_of("a", PROMPTS, dataset=SyntheticDataset("made"))
+        await SyntheticDataActor(plant).start(job)
+        assert await plant.jobs.queue("data") == ["a"]
 
 
 @pytest.mark.requirement("synthetic-item-errors")
