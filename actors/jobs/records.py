@@ -109,6 +109,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         digest: of its request, which tells whether another one of the same id is the same.
         model: what is trained, or generates.
         algorithm: how it is trained.
+        reward_model: what scores its answers, if it generates data.
         status: where it stands.
         phase: what it does now.
         scheduled_at: when it was accepted, in seconds since the epoch.
@@ -137,6 +138,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str
     model: str
     algorithm: str = ""
+    reward_model: str | None = None
     status: PostTrainingJobStatus = PostTrainingJobStatus.scheduled
     phase: str | None = None
     scheduled_at: float

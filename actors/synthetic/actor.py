@@ -72,6 +72,7 @@ class SyntheticDataActor(SyntheticDataGeneration, SyntheticDataJobs):
             kind="synthetic_data",
             digest="",
             model=resolved.model,
+            reward_model=reward.model if (reward := resolved.reward_scoring) else None,
             scheduled_at=time.time(),
         )
         await self._plant.jobs.submit(request, record)

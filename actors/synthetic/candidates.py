@@ -18,6 +18,7 @@ from ...bus.bus import Bus
 from ...bus.durable import StreamSpec
 from ...bus.subjects import ROOT, encode_token
 from ...schemas import BusError, Conflict, Message, decode, encode
+from ..jobs.records import DAY
 from .selection import Candidate, Failure, Group
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ DATA = StreamSpec(
     name="SYNTHETIC_DATA",
     subjects=(f"{ROOT}.data.*.*.*.*",),
     max_bytes=8 << 30,
+    max_age=90 * DAY,
     # A full stream refuses new candidates: none that is finished may be lost.
     discard="new",
 )

@@ -58,9 +58,9 @@ class Plant:
     folder: Path
 
     async def resolved(self, record: JobRecord) -> tuple[SyntheticDataJobRequest, Resolved]:
-        """Return what a job was asked to do, and what that means here."""
+        """Return what a job was asked to do, and what that meant when it was accepted, whatever the defaults are now."""
         asked = await self.jobs.request(record, SyntheticDataJobRequest)
-        return asked, resolve(asked.request, self.config)
+        return asked, resolve(asked.request, SyntheticDataConfig(record.model, record.reward_model))
 
     async def selection(self, record: JobRecord) -> Selection:
         """Return what is accepted of a job's finished candidates, and what became of the others."""

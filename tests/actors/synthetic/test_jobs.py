@@ -30,6 +30,7 @@ from ayllu.actors.synthetic import running
 from ayllu.actors.synthetic.actor import SyntheticDataActor
 from ayllu.actors.synthetic.candidates import DATA
 from ayllu.actors.synthetic.generating import Generator
+from ayllu.actors.synthetic.opening import open_synthetic_data
 from ayllu.actors.synthetic.running import ATTEMPTS, DataRun, Plant
 from ayllu.actors.synthetic.selection import Group, Sieve
 from ayllu.actors.synthetic.settings import SyntheticDataConfig
@@ -401,3 +402,18 @@ async def test_the_choice_among_candidates_does_not_hold_the_worker(
         assert len(response.synthetic_data) == len(PROMPTS)
     assert threads
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.requirement("synthetic-job")
+async def test_a_job_means_what_it_meant_when_it_was_accepted(tmp_path: Path) -> None:
+    async with local_bus() as bus, running_generation(bus, tmp_path) as plant:
+        folder = tmp_path / "synthetic"
+        before = SyntheticDataConfig("scripted", "double")
+        first, _ = await open_synthetic_data(bus, folder, before)
+        await first.start(job_of("a", PROMPTS, model=None, reward_scoring=None))
+        assert (await plant.ended("a")).status is Status.completed
+        # Other defaults by now: neither is who answered, nor does the job need a reward model that there is.
+        later, _ = await open_synthetic_data(bus, folder, SyntheticDataConfig("other"))
+        expected = await plant.generation.generate(request_of(PROMPTS))
+        assert [one async for one in later.results("a")] == expected.synthetic_data
+        assert (await later.statistics("a")).accepted == 6
