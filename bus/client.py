@@ -100,7 +100,7 @@ async def open_call(
         kind = KINDS.get(operation.base_name, "language")
         models = [known for known in await served_models(bus) if known.kind == kind]
         if not models:
-            return Unavailable("no live actor serves any model at present")
+            return Unavailable(f"no live actor serves any {kind} model at present")
         names = sorted({name for known in models for name in (known.name, *known.aliases)})
         if model in names:  # Its actor is just coming up, or coming back after the bus was away.
             return Unavailable(f"the model {model!r} is not ready yet")

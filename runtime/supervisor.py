@@ -166,7 +166,7 @@ class Tree:
         async with anyio.create_task_group() as workers:
             async with anyio.create_task_group() as starting:
                 for name, kinds in WORKERS.items():
-                    starting.start_soon(workers.start, supervise, name, self._worker(kinds))
+                    starting.start_soon(workers.start, supervise, name, self._worker(name, kinds))
             task_status.started()
 
     async def _run_bus(self, *, task_status: TaskStatus[Any]) -> None:
@@ -178,7 +178,7 @@ class Tree:
             task_status.started()
             await _watch(server)
 
-    def _worker(self, kinds: Sequence[str]) -> Start:
+    def _worker(self, name: str, kinds: Sequence[str]) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
             arguments = ["worker", *kinds, "--data-dir", str(self._options.data_dir)]
             if self._options.config is not None:
@@ -187,7 +187,7 @@ class Tree:
             if "gateway" in kinds:
                 fds = [self._listener.fileno()]
                 arguments += ["--listen-fd", str(fds[0])]
-            await run_child(kinds[-1], arguments, self._bus_url, fds, task_status=task_status)
+            await run_child(name, arguments, self._bus_url, fds, task_status=task_status)
 
         return start
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 from secrets import token_hex
+from shlex import quote
 from typing import Literal
 
 import msgspec
@@ -42,7 +43,7 @@ async def run_synthesize(url: str, token: str | None, options: argparse.Namespac
     job = job_of(options)  # Errors in it need no gateway.
     async with connect(url, token=token) as stack:
         await stack.synthetic_data_generation.job.start(job)
-        sys.stderr.write(f"job {job.job_uuid}: ayllu logs -f {job.job_uuid}\n")
+        sys.stderr.write(f"job {job.job_uuid}: ayllu logs -f {quote(job.job_uuid)}\n")
         if options.detach:
             sys.stdout.write(f"{job.job_uuid}\n")
         else:

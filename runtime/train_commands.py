@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 from secrets import token_hex
+from shlex import quote
 from typing import Any
 
 import msgspec
@@ -57,7 +58,7 @@ async def run_train(url: str, token: str | None, options: argparse.Namespace) ->
     fields = fields_of(options)  # Errors in it need no gateway.
     async with connect(url, token=token) as stack:
         job = await _start(stack, options, fields)
-        sys.stderr.write(f"job {job}: ayllu logs -f {job}\n")
+        sys.stderr.write(f"job {job}: ayllu logs -f {quote(job)}\n")
         if options.detach:
             sys.stdout.write(f"{job}\n")
         else:

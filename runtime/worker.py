@@ -26,6 +26,7 @@ from ..actors.registry import ModelSpec, build_engine
 from ..actors.supervision import Start, supervise
 from ..bus.bus import Bus, connect
 from ..bus.service import serve
+from ..schemas import AylluError, error_from
 from .config import Config
 from .gateway import serve_gateway
 
@@ -216,7 +217,13 @@ def _rewards(setting: Setting) -> Mapping[str, Start]:
 
     def start_of(spec: AnyRewardSpec) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
-            async with build_reward(spec, setting.bus, specs) as engine:
+            async with AsyncExitStack() as stack:
+                try:
+                    reward = build_reward(spec, setting.bus, specs)
+                    engine = await stack.enter_async_context(reward)
+                except AylluError as error:
+                    why = f"reward model {spec.name!r}: {error.message}"
+                    raise error_from(replace(error.info, message=why)) from error
                 actor = RewardScoringActor(engine, spec.name, spec.aliases)
                 await serve(setting.bus, actor, task_status=task_status)
 

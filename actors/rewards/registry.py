@@ -112,7 +112,7 @@ def _classifier(spec: ClassifierSpec) -> RewardEngine:
         from .classifier.engine import ClassifierEngine
     except ImportError as error:
         raise Unsupported(
-            f"reward model {spec.name!r}: the engine classifier needs a package ({error.name}); pip install 'ayllu[train]'"
+            f"the engine classifier needs a package ({error.name}); pip install 'ayllu[train]'"
         ) from error
     engine: RewardEngine = ClassifierEngine(
         Path(spec.weights).expanduser(),

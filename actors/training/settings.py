@@ -110,6 +110,6 @@ def require_packages(*more: str) -> None:
     missing = [name for name in (*PACKAGES, *more) if find_spec(name) is None]
     if missing:
         raise Unsupported(
-            f"training needs packages that are not installed ({', '.join(missing)}): "
+            f"it needs packages that are not installed ({', '.join(missing)}): "
             "pip install 'ayllu[train]'"
         )
