@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 
 CHILD = "ayllu.actors.rewards.classifier.child"
 MAX_MESSAGE = 1 << 16
+LOAD_SECONDS = 1800.0
+"""How long a model may take to load."""
+SILENT_SECONDS = 1800.0
+"""How long a process that has work may tell nothing, before it is taken for hanging: a batch of a large model takes long on a CPU."""
 END_SECONDS = 2.0
 """How long a process that hung up may take to be gone."""
 
@@ -99,6 +103,9 @@ class ClassifierEngine:
         self._outbox: MemoryObjectSendStream[ToChild]
         self._process: Process
         self._death: str | None = None
+        self._busy_since = (
+            0.0  # the last time that something was told, or that work came to an idle process
+        )
 
     @property
     def pid(self) -> int:
@@ -123,7 +130,10 @@ class ClassifierEngine:
             tasks.start_soon(self._send, connection, unsent)
             self._say(self._load)
             lines = BufferedByteReceiveStream(connection)
-            self._check_loaded(await self._receive(lines))
+            with anyio.move_on_after(LOAD_SECONDS) as loading:
+                self._check_loaded(await self._receive(lines))
+            if loading.cancelled_caught:
+                raise EngineError(f"the reward model was not loaded within {LOAD_SECONDS:g} s")
             tasks.start_soon(self._hear, lines)
             self._stack = stack.pop_all()
         return self
@@ -174,6 +184,8 @@ class ClassifierEngine:
         self._check_alive()
         call = next(self._numbers)
         send, receive = anyio.create_memory_object_stream[Found](math.inf)
+        if not self._calls:
+            self._busy_since = anyio.current_time()
         self._calls[call] = send
         left = len(answers)
         try:
@@ -235,13 +247,24 @@ class ClassifierEngine:
             log.exception("the process of a reward model talks nonsense")
             return None
 
+    async def _told(self, lines: BufferedByteReceiveStream) -> FromChild | None:
+        """Return what is told next; None if that is nothing, because the process has ended or hangs over its work."""
+        while True:
+            with anyio.move_on_after(SILENT_SECONDS):
+                told = await self._receive(lines)
+                self._busy_since = anyio.current_time()
+                return told
+            if self._calls and anyio.current_time() >= self._busy_since + SILENT_SECONDS:
+                log.error("the process of the reward model %s hangs", self._load.weights)
+                return None
+
     async def _hear(self, lines: BufferedByteReceiveStream) -> None:
         """Hand on what is told, to the end of the process.
 
         Raises:
             EngineDead: it has come to its end.
         """
-        while (told := await self._receive(lines)) is not None:
+        while (told := await self._told(lines)) is not None:
             if isinstance(told, Scored | Refused) and (waiting := self._calls.get(told.call)):
                 waiting.send_nowait((told.index, _outcome(told)))
         with anyio.move_on_after(END_SECONDS):

@@ -161,6 +161,21 @@ async def test_an_engine_whose_process_is_dead_says_so() -> None:
         await results_of(engine, asked())
 
 
+@pytest.mark.requirement("classifier-dies")
+async def test_an_engine_whose_process_hangs_over_its_work_is_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ayllu.actors.rewards.classifier.engine.SILENT_SECONDS", 0.3)
+    with anyio.fail_after(60), pytest.raises(EngineDead):
+        async with ClassifierEngine(classifiers() / "whole") as engine:
+            # Silence without work is none.
+            await anyio.sleep(1)
+            os.kill(engine.pid, signal.SIGSTOP)
+            with pytest.raises(EngineDead):
+                await results_of(engine, asked())
+            await anyio.sleep(30)  # The block is told, too.
+
+
 @pytest.mark.requirement("classifier-cancel")
 async def test_whoever_leaves_ends_the_work() -> None:
     long = asked(["so it is, " * 15] * 3000)
