@@ -190,10 +190,10 @@ async def test_it_is_listed_among_the_models_with_range_and_meaning() -> None:
     async with local_bus() as bus, rewards(bus, m=double), anyio.create_task_group() as tasks:
         await tasks.start(serve, bus, ModelsActor(bus))
         [model] = [model async for model in client(Models, bus).models()]
+        assert (model.name, model.kind, model.engine) == ("m", "reward", "double")
+        assert (model.lowest_score, model.highest_score) == (-1.0, 1.0)
+        assert model.description == "what the answer says"
         tasks.cancel_scope.cancel()
-    assert (model.name, model.kind, model.engine) == ("m", "reward", "double")
-    assert (model.lowest_score, model.highest_score) == (-1.0, 1.0)
-    assert model.description == "what the answer says"
 
 
 async def test_a_language_model_of_the_same_name_is_listed_beside_it() -> None:
@@ -206,11 +206,11 @@ async def test_a_language_model_of_the_same_name_is_listed_beside_it() -> None:
     ):
         await tasks.start(serve, bus, ModelsActor(bus))
         listed = [model async for model in client(Models, bus).models()]
+        assert [(one.name, one.kind, one.actors) for one in listed] == [
+            ("m", "language", 1),
+            ("m", "reward", 1),
+        ]
         tasks.cancel_scope.cancel()
-    assert [(one.name, one.kind, one.actors) for one in listed] == [
-        ("m", "language", 1),
-        ("m", "reward", 1),
-    ]
 
 
 async def test_it_counts_what_it_does() -> None:

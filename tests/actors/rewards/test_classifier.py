@@ -153,8 +153,9 @@ async def test_a_process_that_dies_is_told_to_whoever_waits_and_is_started_again
 
 @pytest.mark.requirement("classifier-dies")
 async def test_an_engine_whose_process_is_dead_says_so() -> None:
+    engine = ClassifierEngine(classifiers() / "whole")
     with pytest.raises(EngineDead):
-        async with ClassifierEngine(classifiers() / "whole") as engine:
+        async with engine:
             os.kill(engine.pid, signal.SIGKILL)
             await anyio.sleep(60)
     with pytest.raises(EngineDead):

@@ -203,7 +203,7 @@ async def test_the_real_model_judges_alike_each_time() -> None:
                 first = values_of(await results_of(engine, asked))
                 again = values_of(await results_of(engine, asked))
                 alone = [values_of(await results_of(engine, [one]))[0] for one in asked]
+                assert first == again == alone
+                assert all(0.0 <= score <= 1.0 for score in first)
+                assert len(set(first)) == 3
             tasks.cancel_scope.cancel()
-    assert first == again == alone
-    assert all(0.0 <= score <= 1.0 for score in first)
-    assert len(set(first)) == 3
