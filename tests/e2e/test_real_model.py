@@ -138,10 +138,12 @@ async def test_a_prompt_over_the_context_is_refused(up: Up) -> None:
 @pytest.mark.requirement("models-listed")
 async def test_models(up: Up) -> None:
     async with connect(up.url) as stack:
-        embedding, model = sorted([one async for one in stack.models()], key=lambda one: one.name)
+        models = sorted([one async for one in stack.models()], key=lambda one: one.name)
+    embedding, judge, model = models
     assert (model.name, model.engine, model.kind) == (MODEL, "llama_cpp", "language")
     assert "smollm2" in model.aliases
     assert (embedding.engine, embedding.kind) == ("onnx", "embedding")
+    assert (judge.name, judge.engine, judge.kind) == ("judge", "judge", "reward")
 
 
 @pytest.mark.requirement("http-streams")
