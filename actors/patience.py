@@ -17,6 +17,7 @@ T = TypeVar("T")
 PATIENCE = 60.0
 """How long an actor may be away, in seconds, before what needs it fails."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+AT_ONCE = float("-inf")
 
 
 async def persistently(work: Callable[[], Awaitable[T]], *, patience: float = PATIENCE) -> T:
@@ -25,12 +26,22 @@ async def persistently(work: Callable[[], Awaitable[T]], *, patience: float = PA
     Raises:
         AylluError: it fails for good, or for ``patience`` seconds.
     """
-    pause, give_up = FIRST_PAUSE, anyio.current_time() + patience
+    give_up = anyio.current_time() + patience
+    return await until(lambda error: give_up if error.retryable else AT_ONCE, work)
+
+
+async def until(give_up: Callable[[AylluError], float], work: Callable[[], Awaitable[T]]) -> T:
+    """Do something, and try it again until the time at which an error of it is given up on; `AT_ONCE` is no time at all.
+
+    Raises:
+        AylluError: the one that was given up on.
+    """
+    pause = FIRST_PAUSE
     while True:
         try:
             return await work()
         except AylluError as error:
-            if not error.retryable or anyio.current_time() > give_up:
+            if anyio.current_time() > give_up(error):
                 raise
             log.info("trying again: %s", error)
         await anyio.sleep(pause)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
 
 from ...schemas import AylluError, DeadlineExceeded, ModelNotFound
-from ..patience import FIRST_PAUSE, LONGEST_PAUSE
-
-log = logging.getLogger(__name__)
+from ..patience import AT_ONCE, until
 
 T = TypeVar("T")
 
@@ -37,24 +34,20 @@ class Patience:
         Raises:
             AylluError: it is refused, or whoever should give it stays away.
         """
-        pause, give_up = FIRST_PAUSE, None
-        while True:
-            try:
-                found = await ask()
-            except AylluError as error:
-                if not _away(error):
-                    self._until = None
-                    raise
-                if give_up is None:
-                    give_up = self._given_up_at()
-                if anyio.current_time() > give_up:
-                    raise
-                log.info("trying again: %s", error)
-            else:
+        given_up_at: float | None = None
+
+        def give_up(error: AylluError) -> float:
+            nonlocal given_up_at
+            if not _away(error):
                 self._until = None
-                return found
-            await anyio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+                return AT_ONCE
+            if given_up_at is None:
+                given_up_at = self._given_up_at()
+            return given_up_at
+
+        found = await until(give_up, ask)
+        self._until = None
+        return found
 
     def _given_up_at(self) -> float:
         """Return how long it may be away that is away now."""

@@ -50,8 +50,8 @@ class RewardModels:
         self._sources = sources
         self._taken = frozenset(taken)
         self._device = device
-        self._looked_at: set[str] = set()
-        """The versions that were made here just now: nobody needs to read all of them again."""
+        # The version that was made here just now: nobody needs to read all of it again.
+        self._looked_at = ""
 
     def check_name(self, name: str) -> None:
         """Refuse the name of a configured reward model."""
@@ -73,14 +73,14 @@ class RewardModels:
         key, digest = await anyio.to_thread.run_sync(_key, source.folder, base)
         name = base.name if base else source.base
         version = new_version(source, base=name, base_digest=digest, key=key, served="reward")
-        self._looked_at = {version.id}
+        self._looked_at = version.id
         return version
 
     async def loading(self, name: str, version: Version) -> Loading:
         """Return what loads a version, if its checkpoint is still what was registered; see `Kind.loading`."""
         folder = self._sources.folder(version.url)
         base = self._base_of(folder, version.base)
-        if version.id not in self._looked_at:
+        if version.id != self._looked_at:
             await self._check(folder, base, version)
         return partial(_loaded, folder, base, name, self._device)
 

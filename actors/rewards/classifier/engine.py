@@ -103,9 +103,8 @@ class ClassifierEngine:
         self._outbox: MemoryObjectSendStream[ToChild]
         self._process: Process
         self._death: str | None = None
-        self._busy_since = (
-            0.0  # the last time that something was told, or that work came to an idle process
-        )
+        # The last time that something was told, or that work came to an idle process.
+        self._busy_since = 0.0
 
     @property
     def pid(self) -> int:
