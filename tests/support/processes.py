@@ -9,11 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+import anyio
+from anyio.abc import Process
+
+from ayllu.bus.processes import stop_process
 
 AYLLU = str(Path(sys.executable).with_name("ayllu"))
 START_SECONDS = 60.0
@@ -174,6 +179,37 @@ def running_worker(
         finally:
             process.terminate()
             process.wait(30)
+
+
+async def support_process(module: str, *arguments: str, seconds: float = 20) -> Process:
+    """Start a module of tests/support as a process of its own, and return it when it says that it is ready.
+
+    Whoever starts it ends it; what fails to get ready is ended here.
+    """
+    process = await anyio.open_process(
+        [sys.executable, "-m", f"support.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=None,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    try:
+        assert process.stdout is not None
+        with anyio.fail_after(seconds):
+            assert b"ready" in await process.stdout.receive()
+    except BaseException:
+        await stop_process(process, patience=5)
+        raise
+    return process
+
+
+@asynccontextmanager
+async def running_support(module: str, *arguments: str) -> AsyncIterator[Process]:
+    """Run a module of tests/support until the end of the block; see `support_process`."""
+    process = await support_process(module, *arguments)
+    try:
+        yield process
+    finally:
+        await stop_process(process, patience=5)
 
 
 def run_ayllu(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from random import Random
 
@@ -22,9 +18,9 @@ from support.improvement import (
     running_improvement,
 )
 from support.nats import kill
+from support.processes import running_support
 
 from ayllu.bus import connect, local_bus
-from ayllu.bus.processes import stop_process
 from ayllu.bus.server import embedded_server
 from ayllu.schemas import PostTrainingJobStatus
 
@@ -39,22 +35,9 @@ SCRIPT = Script(rounds=(0.4, 0.3, 0.6))
 ROUNDS = 3
 
 
-@asynccontextmanager
-async def runner_process(url: str) -> AsyncIterator[Process]:
+def runner_process(url: str) -> AbstractAsyncContextManager[Process]:
     """Run a runner of loops in a process of its own; yields when it is ready."""
-    process = await anyio.open_process(
-        [sys.executable, "-m", "support.improvement_process", url],
-        stdout=subprocess.PIPE,
-        stderr=None,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-    )
-    try:
-        assert process.stdout is not None
-        with anyio.fail_after(20):
-            assert b"ready" in await process.stdout.receive()
-        yield process
-    finally:
-        await stop_process(process, patience=5)
+    return running_support("improvement_process", url)
 
 
 async def uninterrupted() -> str:

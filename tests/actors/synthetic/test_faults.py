@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio.abc import Process
+from support.processes import support_process
 from support.synthetic import job_of, running_generation
 
 from ayllu.bus import connect, local_bus
@@ -48,16 +46,7 @@ async def processes(url: str, folder: Path) -> AsyncIterator[dict[str, Process]]
 
 
 async def start(running: dict[str, Process], role: str, url: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "support.data_process", url, str(folder), role]
-    process = running[role] = await anyio.open_process(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=None,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-    )
-    assert process.stdout is not None
-    with anyio.fail_after(30):
-        assert b"ready" in await process.stdout.receive()
+    running[role] = await support_process("data_process", url, str(folder), role, seconds=30)
 
 
 async def quiet(folder: Path, job: SyntheticDataJobRequest) -> Made:

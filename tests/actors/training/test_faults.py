@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import anyio
@@ -17,10 +15,9 @@ import pytest
 from anyio.abc import Process
 from support.jobs import Plan, Training, running_training, sft_request
 from support.nats import kill
-from support.processes import alive, descendants, wait_for
+from support.processes import alive, descendants, running_support, wait_for
 
 from ayllu.bus import connect
-from ayllu.bus.processes import stop_process
 from ayllu.bus.server import embedded_server
 from ayllu.schemas import JobEvent, PostTrainingJobStatus
 
@@ -33,22 +30,9 @@ async def eventually(what: str, condition: Callable[[], bool]) -> None:
     await anyio.to_thread.run_sync(wait_for, what, condition)
 
 
-@asynccontextmanager
-async def trainer_process(url: str, folder: Path, plan: Plan) -> AsyncIterator[Process]:
+def trainer_process(url: str, folder: Path, plan: Plan) -> AbstractAsyncContextManager[Process]:
     """Run a trainer in a process of its own; yields when it is ready."""
-    process = await anyio.open_process(
-        [sys.executable, "-m", "support.trainer_process", url, str(folder), json.dumps(plan)],
-        stdout=subprocess.PIPE,
-        stderr=None,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-    )
-    try:
-        assert process.stdout is not None
-        with anyio.fail_after(20):
-            assert b"ready" in await process.stdout.receive()
-        yield process
-    finally:
-        await stop_process(process, patience=5)
+    return running_support("trainer_process", url, str(folder), json.dumps(plan))
 
 
 async def children(process: Process, count: int = 1) -> list[int]:
