@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from ..actors.training.settings import TrainingSettings
 from ..schemas import OPERATIONS, InvalidRequest, Wire
 from ..schemas.wire import convert
 from .auth import TokenSpec, check_tokens
+from .toml_files import read_toml
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -146,13 +146,9 @@ def load_config(path: Path | None) -> Config:
     if path is None:
         return Config()
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequest(
-            f"the configuration {path} cannot be read: {error.strerror}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the configuration {path} is not TOML: {error}") from error
+        values = read_toml(path)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"the configuration {error.message}") from error
     try:
         config = convert(values, Config)
         config.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from msgspec.structs import replace
 from ..schemas import FilteringFunction, ImproveRequest, InvalidRequest, encode
 from ..schemas.wire import convert
 from .prompt_files import read_prompts
-from .train_commands import ADAPTER, ADAPTER_LR, EPOCHS, FULL_LR, OPTIMIZER, TRAINING
-
-Fields = dict[str, Any]
+from .toml_files import read_toml
+from .train_commands import Fields, default_sections, merged
 
 PROMPTS = ("training_prompts", "held_out_prompts")
 WITH_K = (FilteringFunction.top_k, FilteringFunction.top_k_top_p, FilteringFunction.random)
@@ -32,7 +30,7 @@ def request_of(path: Path, job: str | None) -> ImproveRequest:
     Raises:
         InvalidRequest: the file cannot be read or is wrong; the message names it, and the path of the value.
     """
-    fields = _read(path)
+    fields = read_toml(path)
     try:
         for name in PROMPTS:
             if isinstance(fields.get(name), dict):
@@ -48,15 +46,6 @@ def request_of(path: Path, job: str | None) -> ImproveRequest:
         digest = hashlib.sha256(encode(request)).hexdigest()
         request = replace(request, job_uuid=f"improve-{digest[:8]}")
     return request
-
-
-def _read(path: Path) -> Fields:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidRequest(f"{path} is not TOML: {error}") from error
 
 
 def _prompts(where: str, given: Mapping[str, Any], folder: Path) -> Fields:
@@ -81,17 +70,8 @@ def _training(given: object) -> object:
         return given
     algorithm = given.get("algorithm", "lora")
     config = given.get("training_config")
-    limited = isinstance(config, dict) and config.get("n_iters")
-    defaults: Fields = {
-        "algorithm_config": ADAPTER,
-        "optimizer_config": {**OPTIMIZER, "lr": FULL_LR if algorithm == "full" else ADAPTER_LR},
-        "training_config": {**TRAINING, "n_epochs": 0 if limited else EPOCHS},
-    }
-    fields = {"algorithm": algorithm, **given}
-    for name, default in defaults.items():
-        section = given.get(name, {})
-        fields[name] = {**default, **section} if isinstance(section, dict) else section
-    return fields
+    limited = isinstance(config, dict) and bool(config.get("n_iters"))
+    return merged({"algorithm": algorithm, **default_sections(algorithm, limited=limited)}, given)
 
 
 def _generation(given: Fields) -> Fields:

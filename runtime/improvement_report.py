@@ -14,6 +14,7 @@ from ..schemas import (
     SyntheticDataStatistics,
     encode,
 )
+from .candidate_counts import counts_of_left_out
 from .improvement_plots import distribution_plot, losses_plot, scores_plot
 
 TEMPLATE = "improvement_report.html"
@@ -63,17 +64,8 @@ def _round(one: ImprovementRound, best: Evaluation | None) -> dict[str, Any]:
 
 
 def _counts(counts: SyntheticDataStatistics) -> list[tuple[str, int]]:
-    told = [
-        ("candidates", counts.candidates),
-        ("could not be generated", counts.failed),
-        ("could not be scored", counts.unscored),
-        ("below the threshold", counts.below_threshold),
-        ("said before", counts.duplicates),
-        ("left out by the filter", counts.filtered_out),
-        ("beyond the target", counts.surplus),
-        ("accepted", counts.accepted),
-    ]
-    return [(name, count) for name, count in told if count or name in ("candidates", "accepted")]
+    left_out = counts_of_left_out(counts)
+    return [("candidates", counts.candidates), *left_out, ("accepted", counts.accepted)]
 
 
 def _paired(before: Evaluation | None, after: Evaluation | None) -> str | None:

@@ -27,6 +27,7 @@ from ..schemas import (
     encode,
 )
 from ..schemas.wire import convert
+from .candidate_counts import counts_of_left_out
 from .job_commands import check_end, followed, show_job
 from .prompt_files import read_prompts
 
@@ -121,16 +122,8 @@ def table_of(counts: SyntheticDataStatistics) -> Table:
     table.add_column("")
     table.add_column("candidates", justify="right")
     table.add_column("scores", no_wrap=True)
-    for name, count in (
-        ("could not be generated", counts.failed),
-        ("could not be scored", counts.unscored),
-        ("below the threshold", counts.below_threshold),
-        ("said before", counts.duplicates),
-        ("left out by the filter", counts.filtered_out),
-        ("beyond the target", counts.surplus),
-    ):
-        if count:
-            table.add_row(name, str(count))
+    for name, count in counts_of_left_out(counts):
+        table.add_row(name, str(count))
     table.add_row("all that were scored", str(counts.before.count), _shown(counts.before))
     table.add_row("accepted", str(counts.accepted), _shown(counts.after))
     rate = counts.candidates / counts.seconds if counts.seconds else 0.0

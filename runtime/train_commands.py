@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from pathlib import Path
 from secrets import token_hex
 from shlex import quote
@@ -24,6 +23,7 @@ from ..schemas import (
 from ..schemas.wire import convert
 from .dataset_files import dataset_of
 from .job_commands import show_job
+from .toml_files import read_toml
 
 ADAPTER = {
     "lora_attn_modules": ["q_proj", "v_proj"],
@@ -127,39 +127,48 @@ def fields_of(options: argparse.Namespace) -> Fields:
         InvalidRequest: the file cannot be read, or has fields that no request has.
     """
     dpo = options.action == "dpo"
-    given = _from_file(options.config) if options.config else {}
+    given = read_toml(options.config) if options.config else {}
     chosen = _chosen(options)
     algorithm = chosen.get("algorithm") or given.get("algorithm") or ("dpo" if dpo else "lora")
-    lr = DPO_LR if dpo else FULL_LR if algorithm == "full" else ADAPTER_LR
     limited = chosen["training_config"].get("n_iters") or given.get("training_config", {}).get(
         "n_iters"
     )
     fields: Fields = {
         "job_uuid": f"{options.action}-{token_hex(4)}",
         "algorithm": algorithm,
-        "algorithm_config": dict(ALIGNMENT if dpo else ADAPTER),
-        "optimizer_config": {**OPTIMIZER, "lr": lr},
-        "training_config": {**TRAINING, "n_epochs": 0 if limited else EPOCHS},
+        **default_sections(algorithm, limited=bool(limited), dpo=dpo),
         "hyperparam_search_config": {},
         "logger_config": {},
     }
-    for source in (given, chosen):
-        for name, value in source.items():
-            known = fields.get(name)
-            if isinstance(known, dict) and isinstance(value, dict):
-                fields[name] = {**known, **value}
-            else:
-                fields[name] = value
-    return fields
+    return merged(merged(fields, given), chosen)
 
 
-def _from_file(path: str) -> Fields:
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidRequest(f"{path} is not TOML: {error}") from error
+def default_sections(algorithm: object, *, limited: bool, dpo: bool = False) -> Fields:
+    """Return the sections of a request as they are where nothing is said.
+
+    Args:
+        algorithm: its algorithm.
+        limited: whether iterations are limited, and epochs then are not.
+        dpo: whether it is one for preference optimisation.
+    """
+    lr = DPO_LR if dpo else FULL_LR if algorithm == "full" else ADAPTER_LR
+    return {
+        "algorithm_config": dict(ALIGNMENT if dpo else ADAPTER),
+        "optimizer_config": {**OPTIMIZER, "lr": lr},
+        "training_config": {**TRAINING, "n_epochs": 0 if limited else EPOCHS},
+    }
+
+
+def merged(fields: Fields, given: Fields) -> Fields:
+    """Return fields as they are with others that were given; of a section, what was not given stays."""
+    made = dict(fields)
+    for name, value in given.items():
+        known = made.get(name)
+        if isinstance(known, dict) and isinstance(value, dict):
+            made[name] = {**known, **value}
+        else:
+            made[name] = value
+    return made
 
 
 def _chosen(options: argparse.Namespace) -> Fields:
