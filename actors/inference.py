@@ -30,7 +30,7 @@ from ..schemas import (
 )
 from .engines.engine import Delta, Generation, InferenceEngine, Prompt
 from .ordered import Job, in_order
-from .prompts import NONE, chat_prompt, completion_prompt, forced_call_schema
+from .prompts import NONE, answer_schema, chat_prompt, completion_prompt, forced_call_schema
 from .tool_calls import ForcedCallParser, PlainText, ToolCallParser
 
 T = TypeVar("T")
@@ -149,16 +149,17 @@ class InferenceActor(Inference):
     ) -> tuple[Prompt, dict[str, Any] | None]:
         """Return the prompt, and the JSON schema of the call that is forced."""
         self._check_model(request.model)
-        schema = forced_call_schema(request)
+        forced = forced_call_schema(request)
         for wanted, capability in (
-            (schema, "json_schema"),
+            (forced or answer_schema(request) is not None, "json_schema"),
             (request.assistant_prefix, "continuation"),
         ):
             if wanted and capability not in self._engine.capabilities:
                 raise Unsupported(
                     f"the engine of the model {request.model} lacks the capability {capability}"
                 )
-        return chat_prompt(request, where=where), schema
+        native_tools = "tools" in self._engine.capabilities
+        return chat_prompt(request, where=where, native_tools=native_tools), forced
 
     def _check_model(self, model: str) -> None:
         if model not in self.models:
@@ -169,9 +170,9 @@ class InferenceActor(Inference):
         return assemble_completion([chunk async for chunk in self._text(request, prompt)])
 
     async def _answered(
-        self, request: ChatCompletionRequest, prompt: Prompt, schema: dict[str, Any] | None
+        self, request: ChatCompletionRequest, prompt: Prompt, forced: dict[str, Any] | None
     ) -> ChatCompletionResponse:
-        return assemble_chat([chunk async for chunk in self._chat(request, prompt, schema)])
+        return assemble_chat([chunk async for chunk in self._chat(request, prompt, forced)])
 
     @asynccontextmanager
     async def _generate(
@@ -203,16 +204,18 @@ class InferenceActor(Inference):
                 )
 
     async def _chat(
-        self, request: ChatCompletionRequest, prompt: Prompt, schema: dict[str, Any] | None
+        self, request: ChatCompletionRequest, prompt: Prompt, forced: dict[str, Any] | None
     ) -> AsyncGenerator[ChatCompletionResponseStreamChunk, None]:
-        generation = _generation(request, schema)
-        parser = _parser(request, schema)
+        generation = _generation(request, forced or request.json_schema)
+        parser = _parser(prompt, request, forced)
         tokens: list[dict[str, Any]] = []  # of text that was not given out yet
         async with self._generate(prompt, generation) as deltas:
             async for delta in deltas:
                 if delta.logprobs:
                     tokens += delta.logprobs
                 found = parser.feed(delta.text)
+                if delta.tool_call is not None:
+                    found.append(delta.tool_call)
                 if delta.stop_reason is not None:
                     found += parser.finish()
                     self._count(delta)
@@ -232,10 +235,12 @@ class InferenceActor(Inference):
 
 
 def _parser(
-    request: ChatCompletionRequest, schema: dict[str, Any] | None
+    prompt: Prompt, request: ChatCompletionRequest, forced: dict[str, Any] | None
 ) -> ToolCallParser | ForcedCallParser | PlainText:
-    if schema is not None:
+    if forced is not None:
         return ForcedCallParser()
+    if prompt.tools:
+        return PlainText()  # the engine finds the calls
     if request.available_tools and request.tool_choice != NONE:
         return ToolCallParser()
     return PlainText()

@@ -15,7 +15,7 @@ from ..schemas import (
     encode,
 )
 from .attachments import text_of
-from .engines.engine import ChatMessage, Prompt
+from .engines.engine import ChatMessage, Prompt, ToolAnswer
 from .tool_calls import CLOSING, OPENING, render_calls
 
 AUTO, NONE, REQUIRED = "auto", "none", "required"
@@ -39,8 +39,16 @@ def completion_prompt(request: CompletionRequest, *, where: str = "content") -> 
     return Prompt(text=text)
 
 
-def chat_prompt(request: ChatCompletionRequest, *, where: str = "dialog") -> Prompt:
-    """Return the prompt of a dialog, with the tools in its system message and the beginning of the answer at its end.
+def chat_prompt(
+    request: ChatCompletionRequest, *, where: str = "dialog", native_tools: bool = False
+) -> Prompt:
+    """Return the prompt of a dialog, with the beginning of the answer at its end.
+
+    Args:
+        request: the dialog, and the tools.
+        where: the path of the dialog in the request, for errors.
+        native_tools: whether the engine has the capability ``tools``; else tools stand in the system message, and earlier
+            calls and their answers in the texts.
 
     Raises:
         InvalidRequest: there is nothing to answer, a tool is defined wrongly, or an attachment is malformed.
@@ -51,15 +59,18 @@ def chat_prompt(request: ChatCompletionRequest, *, where: str = "dialog") -> Pro
         raise InvalidRequest(
             f"{where}.message: it is the assistant's turn; the beginning of an answer is `assistant_prefix`"
         )
+    read = native_message if native_tools else chat_message
     messages = [
-        chat_message(message, request.model, f"{where}.message_history[{number}]")
+        read(message, request.model, f"{where}.message_history[{number}]")
         for number, message in enumerate(dialog.message_history or ())
     ]
-    messages.append(chat_message(dialog.message, request.model, f"{where}.message"))
-    if not messages[-1].text:
+    messages.append(read(dialog.message, request.model, f"{where}.message"))
+    if not (messages[-1].text or messages[-1].tool_answers):
         raise InvalidRequest(f"{where}.message: there is nothing to answer")
     tools = [] if request.tool_choice == NONE else request.available_tools
-    if tools:
+    for tool in tools if native_tools else ():
+        parameters_schema(tool)  # is one
+    if tools and not native_tools:
         instructions = _tool_instructions(tools)
         if messages[0].role == Role.system:
             instructions = f"{messages[0].text}\n\n{instructions}"
@@ -67,7 +78,28 @@ def chat_prompt(request: ChatCompletionRequest, *, where: str = "dialog") -> Pro
         messages.insert(0, ChatMessage(Role.system, instructions))
     if request.assistant_prefix:
         messages.append(ChatMessage(Role.assistant, request.assistant_prefix))
-    return Prompt(messages=messages, continues=bool(request.assistant_prefix))
+    return Prompt(
+        messages=messages,
+        continues=bool(request.assistant_prefix),
+        tools=tools if native_tools else (),
+        tool_choice=request.tool_choice if native_tools and tools else None,
+    )
+
+
+def answer_schema(request: ChatCompletionRequest) -> dict[str, Any] | None:
+    """Return the JSON schema that a request constrains its answer by, unless it forces a call.
+
+    Raises:
+        InvalidRequest: it is too large, or the request has tools that may be called.
+    """
+    schema = request.json_schema
+    if schema is not None:
+        if request.available_tools and request.tool_choice != NONE:
+            raise InvalidRequest(
+                "json_schema: the answer cannot be a call too; leave out available_tools, or let tool_choice be none"
+            )
+        _check_size(schema, "json_schema")
+    return schema
 
 
 def forced_call_schema(request: ChatCompletionRequest) -> dict[str, Any] | None:
@@ -95,13 +127,13 @@ def forced_call_schema(request: ChatCompletionRequest) -> dict[str, Any] | None:
     if request.assistant_prefix:
         raise InvalidRequest("assistant_prefix: a forced tool call cannot be continued")
     for tool in forced:
-        _check_size(tool.parameters, tool.tool_name)
+        _check_size(tool.parameters, f"available_tools: {tool.tool_name!r}")
     shared: dict[str, dict[str, Any]] = {}
     calls = [_call_schema(tool, shared) for tool in forced]
     return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), **shared}
 
 
-def _check_size(schema: object, tool: str) -> None:
+def _check_size(schema: object, where: str) -> None:
     """Refuse schemas that would keep the engine's grammar compiler busy; it cannot be interrupted.
 
     Raises:
@@ -114,21 +146,21 @@ def _check_size(schema: object, tool: str) -> None:
         seen += 1
         if depth > MAX_SCHEMA_DEPTH or seen > MAX_SCHEMA_NODES:
             raise InvalidRequest(
-                f"available_tools: the schema of {tool!r} is too large to be enforced (at most "
-                f"{MAX_SCHEMA_NODES} values, {MAX_SCHEMA_DEPTH} levels)"
+                f"{where}: the schema is too large to be enforced (at most {MAX_SCHEMA_NODES} values, "
+                f"{MAX_SCHEMA_DEPTH} levels)"
             )
         if isinstance(value, dict):
             for keyword in _REPETITIONS & value.keys():
                 count = value[keyword]
                 if isinstance(count, int | float) and count > MAX_REPETITIONS:
                     raise InvalidRequest(
-                        f"available_tools: `{keyword}` in the schema of {tool!r} is over {MAX_REPETITIONS}"
+                        f"{where}: `{keyword}` in the schema is over {MAX_REPETITIONS}"
                     )
             waiting += [(child, depth + 1) for child in value.values()]
         elif isinstance(value, list):
             waiting += [(child, depth + 1) for child in value]
         elif isinstance(value, str) and len(value) > MAX_SCHEMA_TEXT:
-            raise InvalidRequest(f"available_tools: a text in the schema of {tool!r} is too long")
+            raise InvalidRequest(f"{where}: a text in the schema is too long")
 
 
 def parameters_schema(tool: ToolDefinition) -> dict[str, Any]:
@@ -211,15 +243,26 @@ def chat_message(message: Message, model: str, where: str) -> ChatMessage:
         InvalidRequest: an attachment is malformed.
         Unsupported: an attachment cannot be read by a text model.
     """
-    text = text_of(message.content, model=model, where=f"{where}.content")
-    parts = [text] if text else []
-    if message.tool_calls:
-        parts.append(render_calls(message.tool_calls))
-    for number, response in enumerate(message.tool_responses):
-        place = f"{where}.tool_responses[{number}].content"
-        answer = {
-            "name": response.tool_name,
-            "content": text_of(response.content, model=model, where=place),
-        }
-        parts.append(f"<tool_response>{encode(answer).decode()}</tool_response>")
+    native = native_message(message, model, where)
+    parts = [native.text] if native.text else []
+    if native.tool_calls:
+        parts.append(render_calls(native.tool_calls))
+    for answer in native.tool_answers:
+        written = encode({"name": answer.tool_name, "content": answer.text}).decode()
+        parts.append(f"<tool_response>{written}</tool_response>")
     return ChatMessage(message.role, "\n".join(parts))
+
+
+def native_message(message: Message, model: str, where: str) -> ChatMessage:
+    """Return a message with its calls and their answers beside its text; see `chat_message`."""
+    answers = [
+        ToolAnswer(
+            response.tool_name,
+            text_of(
+                response.content, model=model, where=f"{where}.tool_responses[{number}].content"
+            ),
+        )
+        for number, response in enumerate(message.tool_responses)
+    ]
+    text = text_of(message.content, model=model, where=f"{where}.content")
+    return ChatMessage(message.role, text, message.tool_calls, answers)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ..schemas import InvalidRequest, ModelName, Unsupported, Wire
 from .engines.engine import InferenceEngine
+from .engines.settings import OpenAISettings, VllmSettings
 from .files import locate
 
 
@@ -19,11 +20,14 @@ class ModelSpec(Wire, frozen=True):
 
     Attributes:
         name: what requests call it.
-        engine: what runs it, for example ``llama_cpp``.
-        source: where it is: a path, or ``package:<package>/<file>`` for a file of an installed package.
+        engine: what runs it: ``llama_cpp``, ``vllm``, ``openai`` or ``scripted``.
+        source: where it is: a path, or ``package:<package>/<file>`` for a file of an installed package; of ``openai``, the
+            address of the server's API.
         context: the longest prompt and answer together, in tokens.
         slots: how many answers are generated at once; each takes memory for a whole context.
         aliases: other names for it.
+        vllm: how the engine ``vllm`` runs it.
+        openai: how the engine ``openai`` asks for it.
     """
 
     name: ModelName
@@ -32,6 +36,8 @@ class ModelSpec(Wire, frozen=True):
     context: Annotated[int, Meta(ge=1, le=1 << 24)] = 4096
     slots: Annotated[int, Meta(ge=1, le=1024)] = 4
     aliases: list[ModelName] = []
+    vllm: VllmSettings | None = None
+    openai: OpenAISettings | None = None
 
 
 def default_models() -> list[ModelSpec]:
@@ -58,6 +64,11 @@ def check_models(specs: Sequence[ModelSpec]) -> None:
             raise InvalidRequest(
                 f"model {spec.name!r}: there is no engine {spec.engine!r}; there are {', '.join(_BUILDERS)}"
             )
+        for engine in ("vllm", "openai"):
+            if spec.engine != engine and getattr(spec, engine) is not None:
+                raise InvalidRequest(
+                    f"model {spec.name!r}: `{engine}` is for the engine {engine}, this one is {spec.engine}"
+                )
         for name in (spec.name, *spec.aliases):
             if name in owners:
                 raise InvalidRequest(

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ..schemas import ToolCall, encode
+from .engines.stops import overlap
 
 OPENING = "<tool_call>"
 CLOSING = "</tool_call>"
@@ -82,7 +83,7 @@ class ToolCallParser:
     def _feed_outside(self, text: str, found: list[str | ToolCall]) -> str:
         text = self._outside + text
         before, marker, after = text.partition(OPENING)
-        kept = 0 if marker else _overlap(text, OPENING)
+        kept = 0 if marker else overlap(text, OPENING)
         plain = before[: len(before) - kept]
         self._outside = before[len(plain) :]
         if plain:
@@ -113,14 +114,6 @@ class ToolCallParser:
                 return text[position + 1 :]
         self._call.append(text)
         return ""
-
-
-def _overlap(text: str, marker: str) -> int:
-    """Return how many characters at the end of a text may be the beginning of a marker."""
-    for length in range(min(len(text), len(marker) - 1), 0, -1):
-        if text.endswith(marker[:length]):
-            return length
-    return 0
 
 
 class ForcedCallParser:

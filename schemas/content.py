@@ -133,6 +133,13 @@ class SamplingParams(Wire, frozen=True):
         ]
         | None
     ) = None
+    stop: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=200)]],
+        Meta(
+            max_length=8,
+            description="Extension: texts that end the answer where they come; they are no part of it.",
+        ),
+    ] = []
 
 
 MaxTokens = Annotated[

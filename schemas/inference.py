@@ -35,6 +35,12 @@ ToolChoice = Annotated[
         "call of some tool, the name of a tool forces a call of it; a forced call is constrained by its JSON schema."
     ),
 ]
+JsonSchema = Annotated[
+    dict[str, Any] | None,
+    Meta(
+        description="Extension: the answer is one JSON value that this JSON schema describes, and no call of a tool."
+    ),
+]
 AssistantPrefix = Annotated[
     str | None,
     Meta(
@@ -85,6 +91,7 @@ class ChatCompletionRequest(Wire, frozen=True):
     logprobs: bool = False
     tool_choice: ToolChoice = None
     assistant_prefix: AssistantPrefix = None
+    json_schema: JsonSchema = None
 
 
 class ChatCompletionResponse(Reply, frozen=True):
@@ -127,6 +134,7 @@ class BatchChatCompletionRequest(Wire, frozen=True):
     max_tokens: MaxTokens = 0
     logprobs: bool = False
     tool_choice: ToolChoice = None
+    json_schema: JsonSchema = None
 
 
 _Chunk = CompletionResponseStreamChunk | ChatCompletionResponseStreamChunk

@@ -8,17 +8,30 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from ...schemas import SamplingParams, StopReason
+from ...schemas import SamplingParams, StopReason, ToolCall, ToolDefinition
 
-Capability = Literal["json_schema", "logprobs", "images", "continuation"]
+Capability = Literal["json_schema", "logprobs", "images", "continuation", "tools"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What a tool answered, as text."""
+
+    tool_name: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """A message as chat templates take it: plain text, roles ``system``, ``user``, ``assistant`` or ``tool``."""
+    """A message as chat templates take it: plain text, roles ``system``, ``user``, ``assistant`` or ``tool``.
+
+    Calls and their answers stand beside the text for engines with the capability ``tools`` only; for others they are part of it.
+    """
 
     role: str
     text: str
+    tool_calls: Sequence[ToolCall] = ()
+    tool_answers: Sequence[ToolAnswer] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +39,22 @@ class Prompt:
     """What the model shall continue: raw text, or a dialog to which the engine applies the model's own template.
 
     A dialog may end in an assistant message: with ``continues``, the model goes on in it.
+
+    Attributes:
+        text: the raw text.
+        messages: the dialog.
+        continues: whether its last message is the beginning of the answer.
+        tools: what the model may call, for engines with the capability ``tools``: they tell it in its own format, and
+            find its calls.
+        tool_choice: of these engines: ``required`` or the name of a tool forces a call, which `Generation.json_schema`
+            describes too.
     """
 
     text: str | None = None
     messages: Sequence[ChatMessage] = ()
     continues: bool = False
+    tools: Sequence[ToolDefinition] = ()
+    tool_choice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +62,7 @@ class Generation:
     """How to generate.
 
     Attributes:
-        sampling: the strategy and its parameters.
+        sampling: the strategy and its parameters, and the texts that end the answer (and are no part of it).
         max_tokens: the most new tokens; 0 for as many as the context holds.
         logprobs: whether each token's log probability is wanted.
         json_schema: what the text must be, as a JSON schema, if it is constrained.
@@ -56,6 +80,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         text: what is new.
         logprobs: one ``{"token", "logprob", "bytes", "top_logprobs"}`` a token, if wanted.
+        tool_call: a whole call, from engines with the capability ``tools``.
         stop_reason: set on the last delta only.
         prompt_tokens: set on the last delta only.
         completion_tokens: set on the last delta only.
@@ -63,6 +88,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 
     text: str = ""
     logprobs: Sequence[dict[str, Any]] | None = None
+    tool_call: ToolCall | None = None
     stop_reason: StopReason | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -286,6 +286,8 @@ def _sampling(sampling: SamplingParams) -> dict[str, Any]:
     else:
         values["temperature"] = sampling.temperature
         values[strategy.value] = getattr(sampling, strategy.value)
+    if sampling.stop:
+        values["stop"] = sampling.stop
     if sampling.seed is not None:
         # A prompt that is partly cached is computed in other batches, which rounds differently.
         values |= {"seed": sampling.seed, "cache_prompt": False}

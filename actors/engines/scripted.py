@@ -19,6 +19,7 @@ from ...schemas import (
     Unsupported,
 )
 from .engine import Capability, Delta, Generation, Prompt
+from .stops import Stops
 
 Step = str | Delta | anyio.Event | float | AylluError
 """What a script does next: say a token, give out a delta as it is, wait for an event or some seconds, or fail. `EngineDead` is
@@ -95,6 +96,7 @@ class ScriptedEngine:
                 room = self.context - length
                 most = min(generation.max_tokens or room, room)
                 reason = StopReason.finished_ok
+                stops = Stops(generation.sampling.stop)
                 for step in self._script(prompt, generation):
                     # Cheaper than anyio's checkpoint, which would show in benchmarks of what is around the engine.
                     await asyncio.sleep(0)
@@ -109,7 +111,14 @@ class ScriptedEngine:
                         reason = StopReason.max_tokens
                         break
                     said += 1
-                    yield _token(step, generation) if isinstance(step, str) else step
+                    if not isinstance(step, str):
+                        yield step
+                    elif text := stops.feed(step):
+                        yield _token(text, generation)
+                    if stops.ended:
+                        break
+                if text := stops.finish():
+                    yield _token(text, generation)
                 yield Delta(stop_reason=reason, prompt_tokens=length, completion_tokens=said)
 
     def _check(self, prompt: Prompt, generation: Generation) -> None:
@@ -215,7 +224,9 @@ def _asked(prompt: Prompt) -> str:
     if prompt.text is not None:
         return prompt.text
     messages = prompt.messages[:-1] if prompt.continues else prompt.messages
-    return messages[-1].text if messages else ""
+    if not messages:
+        return ""
+    return messages[-1].text or "\n".join(answer.text for answer in messages[-1].tool_answers)
 
 
 def _rest(tokens: Sequence[str], prompt: Prompt) -> list[str]:

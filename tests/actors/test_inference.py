@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from support.engines import small_model
 
-from ayllu.actors.engines.engine import Capability
+from ayllu.actors.engines.engine import Capability, Delta, ToolAnswer
 from ayllu.actors.engines.scripted import ScriptedEngine, Step, script_from, script_of
 from ayllu.actors.inference import InferenceActor
 from ayllu.actors.tool_calls import render_calls
@@ -32,6 +32,7 @@ from ayllu.schemas import (
     StopReason,
     ToolCall,
     ToolDefinition,
+    ToolResponse,
     Unsupported,
     assemble_chat,
 )
@@ -171,6 +172,59 @@ async def test_what_the_engine_cannot_do_is_unsupported(
     async with running("echo", capabilities=every - {capability}) as (actor, _):
         with pytest.raises(Unsupported, match=r"capability|log prob"):
             await actor.chat_completion(chat(**values))
+
+
+@pytest.mark.requirement("inference-json-schema")
+async def test_a_schema_reaches_the_engine_and_excludes_calls() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    async with running({"": ['{"city": "Cusco"}']}) as (actor, engine):
+        whole = await actor.chat_completion(
+            chat(json_schema=schema, available_tools=[TOOL], tool_choice="none")
+        )
+        assert (whole.content, whole.tool_calls) == ('{"city": "Cusco"}', [])
+        assert engine.prompts[-1][1].json_schema == schema
+        with pytest.raises(InvalidRequest, match="json_schema"):
+            await actor.chat_completion(chat(json_schema=schema, available_tools=[TOOL]))
+        with pytest.raises(InvalidRequest, match="json_schema"):
+            await actor.chat_completion(chat(json_schema={"minItems": 10**6}))
+    async with running("echo", capabilities=frozenset()) as (actor, _):
+        with pytest.raises(Unsupported, match="json_schema"):
+            await actor.chat_completion(chat(json_schema={}))
+
+
+@pytest.mark.requirement("tools-native")
+async def test_an_engine_that_knows_tools_gets_them_as_they_are() -> None:
+    capabilities: frozenset[Capability] = frozenset(("tools", "json_schema"))
+    steps: list[Step] = ["I look. ", Delta(tool_call=CALL), Delta(tool_call=CALL), "<tool_call>"]
+    async with running({"": steps}, capabilities=capabilities) as (actor, engine):
+        history = [
+            Message(role=Role.user, content="Weather?"),
+            Message(role=Role.assistant, content="So.", tool_calls=[CALL]),
+        ]
+        answered = ToolResponse(tool_name="get_weather", content="sunny")
+        last = Message(role=Role.tool, content="", tool_responses=[answered])
+        request = ChatCompletionRequest(
+            model="m",
+            dialog=Dialog(message=last, message_history=history),
+            available_tools=[TOOL],
+        )
+        whole = await actor.chat_completion(request)
+        assert whole.content == "I look. <tool_call>"
+        assert whole.tool_calls == [CALL, CALL]
+        prompt, _ = engine.prompts[-1]
+        assert [message.text for message in prompt.messages] == ["Weather?", "So.", ""]
+        assert prompt.messages[1].tool_calls == [CALL]
+        assert prompt.messages[2].tool_answers == [ToolAnswer("get_weather", "sunny")]
+        assert (prompt.tools, prompt.tool_choice) == ([TOOL], None)
+
+        forced = msgspec.structs.replace(request, tool_choice="required")
+        await actor.chat_completion(forced)
+        prompt, generation = engine.prompts[-1]
+        assert prompt.tool_choice == "required"
+        assert generation.json_schema is not None
+
+        await actor.chat_completion(msgspec.structs.replace(request, tool_choice="none"))
+        assert engine.prompts[-1][0].tools == ()
 
 
 @pytest.mark.requirement("batch-in-order")

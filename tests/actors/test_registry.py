@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ayllu.actors.engines.settings import OpenAISettings, VllmSettings
 from ayllu.actors.registry import ModelSpec, build_engine, check_models, default_models
 from ayllu.schemas import InvalidRequest, Unsupported
 
@@ -40,6 +41,8 @@ def test_settings_reach_the_engine() -> None:
         [spec(aliases=["c"]), spec("b", aliases=["c"])],
         [spec(aliases=["a"])],
         [spec("b"), spec(engine="nonsense")],
+        [spec(vllm=VllmSettings())],
+        [spec(openai=OpenAISettings())],
     ],
 )
 def test_clashing_names_and_unknown_engines_are_refused(specs: list[ModelSpec]) -> None:

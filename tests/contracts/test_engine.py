@@ -28,6 +28,7 @@ from ayllu.schemas import (
     ContextLengthExceeded,
     EngineDead,
     InvalidRequest,
+    SamplingParams,
     StopReason,
 )
 
@@ -211,6 +212,17 @@ async def test_a_json_schema_constrains_the_answer(engine: InferenceEngine) -> N
     whole = await answer(engine, user("Name a city."), json_schema=CITY, max_tokens=60)
     assert json.loads(whole.text).keys() == {"city"}
     assert whole.last.stop_reason is StopReason.finished_ok
+
+
+@pytest.mark.requirement("engine-stop")
+async def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(engine: InferenceEngine) -> None:
+    whole = (await answer(engine, COUNT, max_tokens=20)).text
+    stop = whole[4:8]  # across tokens
+    sampling = SamplingParams(stop=["never said", stop])
+    cut = await answer(engine, COUNT, sampling=sampling, max_tokens=20)
+    assert cut.text == whole[: whole.index(stop)]
+    assert cut.last.stop_reason is StopReason.finished_ok
+    assert running(engine) == 0
 
 
 @pytest.mark.requirement("engine-continuation")
