@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +115,21 @@ def _llama_cpp(spec: ModelSpec, adapter: Path | None = None) -> InferenceEngine:
     return LlamaCppEngine(_file(spec), context=spec.context, slots=spec.slots, adapter=adapter)
 
 
+def _vllm(spec: ModelSpec) -> InferenceEngine:
+    from .engines.vllm.engine import VllmEngine
+
+    if importlib.util.find_spec("vllm") is None:
+        raise Unsupported(
+            f"model {spec.name!r}: the engine vllm needs a package (vllm); pip install 'ayllu[vllm]'"
+        )
+    folder = Path(spec.source)
+    if not (folder / "config.json").is_file():
+        raise InvalidRequest(
+            f"model {spec.name!r}: there is no folder {spec.source} with a model in Hugging Face's format"
+        )
+    return VllmEngine(folder, context=spec.context, slots=spec.slots, settings=spec.vllm)
+
+
 def _scripted(spec: ModelSpec) -> InferenceEngine:
     from .engines.scripted import ScriptedEngine, script_from
 
@@ -126,6 +142,7 @@ def _scripted(spec: ModelSpec) -> InferenceEngine:
 
 _BUILDERS: dict[str, Callable[[ModelSpec], InferenceEngine]] = {
     "llama_cpp": _llama_cpp,
+    "vllm": _vllm,
     "scripted": _scripted,
 }
 

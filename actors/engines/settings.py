@@ -20,7 +20,8 @@ class VllmSettings(Wire, frozen=True):
         tensor_parallel: over how many devices each layer is spread.
         data_parallel: how many copies of the model share the requests.
         gpu_memory: the part of each GPU's memory that it takes, from 0 to 1.
-        cpu_cache_gib: memory for the key-value cache where it runs on a CPU, in GiB.
+        cache_gib: memory for the key-value cache on each device, in GiB; by default what ``gpu_memory`` leaves, which on a CPU
+            is a part of all memory: say it there.
         eager: whether it runs without compiled graphs: starts sooner, answers slower.
         chat_template: ``llama3``, or the path of a Jinja file; by default the model's own.
         tool_parser: the name of vLLM's parser of the model's tool calls, for example ``llama3_json`` or ``hermes``. Without
@@ -35,7 +36,7 @@ class VllmSettings(Wire, frozen=True):
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] = 1
     data_parallel: Annotated[int, Meta(ge=1, le=1024)] = 1
     gpu_memory: Annotated[float, Meta(gt=0, le=1)] = 0.9
-    cpu_cache_gib: Annotated[int, Meta(ge=1, le=4096)] = 4
+    cache_gib: Annotated[int, Meta(ge=1, le=4096)] | None = None
     eager: bool = False
     chat_template: Annotated[str, Meta(min_length=1)] | None = None
     tool_parser: Annotated[str, Meta(min_length=1)] | None = None

@@ -22,6 +22,7 @@ from support.engines import (
     small_model,
     user,
 )
+from support.vllm_models import vllm_engine
 
 from ayllu.actors.engines.engine import ChatMessage, Generation, InferenceEngine, Prompt
 from ayllu.schemas import (
@@ -39,11 +40,21 @@ LONG = Prompt(text="word and " * 240)
 FULL = Prompt(text=" ".join(f"{number}," for number in range(1, 120)))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["llama_cpp", "scripted"])
+VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(300)])
+KINDS = ["llama_cpp", "scripted", VLLM]
+
+
+def made(kind: str) -> InferenceEngine:
+    """Return an engine of a kind that is not started."""
+    if kind == "vllm":
+        return vllm_engine()
+    return small_model() if kind == "llama_cpp" else scripted()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[InferenceEngine]:
-    made: InferenceEngine = small_model() if request.param == "llama_cpp" else scripted()
-    async with made:
-        yield made
+    async with made(request.param) as started:
+        yield started
 
 
 def running(engine: InferenceEngine) -> int:
@@ -316,9 +327,9 @@ class TestLlamaCpp:
 
 
 @pytest.mark.requirement("engine-dead")
-@pytest.mark.parametrize("kind", ["llama_cpp", "scripted"])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_closed_engine_ends_what_runs_and_takes_nothing_new(kind: str) -> None:
-    engine: InferenceEngine = small_model(context=512) if kind == "llama_cpp" else scripted()
+    engine = made(kind)
     begun = anyio.Event()
     ended = anyio.Event()
 

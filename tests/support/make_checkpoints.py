@@ -45,6 +45,7 @@ def main(folder: Path) -> None:
         dtype=torch.float32,
     )
     base.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
     said: dict[str, Any] = {"base": told(base, tokenizer)}
     for name, (answer, layers) in JOBS.items():
         torch.manual_seed(0)
