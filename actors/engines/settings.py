@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -56,8 +56,10 @@ class OpenAISettings(Wire, frozen=True):
         logprobs: whether it gives log probabilities.
         continuation: how it goes on with a partial answer: ``none``, it cannot; ``vllm``, when it is told to by vLLM's request
             fields; ``trailing``, whenever the dialog ends in the assistant's message, as llama.cpp's server does.
+        extra: further fields of each request, for example ``{min_p = 0}`` where the server has defaults of its own; what
+            ayllu itself sends goes before them.
         connect_seconds: how long a connection may take.
-        first_token_seconds: how long it may be silent before an answer begins.
+        first_token_seconds: how long it may take until an answer begins, all tries together.
         idle_seconds: how long it may be silent within an answer.
         retries: how often a request is repeated that failed before its answer began.
     """
@@ -68,6 +70,7 @@ class OpenAISettings(Wire, frozen=True):
     json_schema: bool = True
     logprobs: bool = True
     continuation: Literal["none", "vllm", "trailing"] = "none"
+    extra: dict[str, Any] = {}
     connect_seconds: Seconds = 10.0
     first_token_seconds: Seconds = 300.0
     idle_seconds: Seconds = 60.0

@@ -22,13 +22,19 @@ from support.engines import (
     small_model,
     user,
 )
+from support.gateway import running_gateway
 from support.vllm_models import vllm_engine
 
 from ayllu.actors.engines.engine import ChatMessage, Generation, InferenceEngine, Prompt
+from ayllu.actors.inference import InferenceActor
 from ayllu.schemas import (
+    ChatCompletionRequest,
     ContextLengthExceeded,
+    Dialog,
     EngineDead,
     InvalidRequest,
+    Message,
+    Role,
     SamplingParams,
     StopReason,
 )
@@ -250,6 +256,17 @@ async def test_greedy_is_repeatable_and_ignores_the_temperature(engine: Inferenc
     first = await answer(engine, COUNT)
     hot = sampled("greedy", temperature=5.0)
     assert (await answer(engine, COUNT, sampling=hot)).text == first.text
+
+
+@pytest.mark.requirement("engine-through-the-gateway")
+async def test_a_greedy_text_is_the_same_through_the_gateway(engine: InferenceEngine) -> None:
+    direct = await answer(engine, FACT, max_tokens=24)
+    message = Message(role=Role.user, content=FACT.messages[0].text)
+    request = ChatCompletionRequest(model="m", dialog=Dialog(message=message), max_tokens=24)
+    async with running_gateway(InferenceActor(engine, "m")) as gateway:
+        chunks = [chunk async for chunk in gateway.stack.stream_chat_completion(request)]
+    assert "".join(chunk.text_delta for chunk in chunks) == direct.text
+    assert chunks[-1].stop_reason is direct.last.stop_reason
 
 
 @pytest.mark.requirement("engine-cancel")

@@ -162,7 +162,11 @@ def running_up(data_dir: Path, config: str | None = SCRIPTED) -> Iterator[Up]:
 
 @contextmanager
 def running_worker(
-    arguments: Sequence[str], bus_url: str, *, stderr: IO[str] | None = None
+    arguments: Sequence[str],
+    bus_url: str,
+    *,
+    stderr: IO[str] | None = None,
+    seconds: float = START_SECONDS,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run ``ayllu worker`` against a bus until the end of the block; it logs to ``stderr``, or to that of the tests."""
     environment = {**os.environ, "AYLLU_BUS_URL": bus_url}
@@ -174,7 +178,7 @@ def running_worker(
         env=environment,
     ) as process:
         try:
-            read_ready_line(process)
+            read_ready_line(process, seconds)
             yield process
         finally:
             process.terminate()

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from .lifeline import VARIABLE
+
 # What vLLM reads when it is imported: it tells nobody what it does, asks nobody for models, and leaves stdout alone, on which a
 # worker says that it is ready.
 _ENVIRONMENT = {
@@ -23,6 +25,7 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
+    VARIABLE: "1",
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
@@ -30,6 +33,7 @@ for _name, _value in _ENVIRONMENT.items():
 from vllm import AsyncEngineArgs, SamplingParams  # noqa: E402
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest  # noqa: E402
 from vllm.exceptions import VLLMClientError  # noqa: E402
+from vllm.inputs.engine import tokens_input  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams  # noqa: E402
 from vllm.tool_parsers import ToolParserManager  # noqa: E402
@@ -217,7 +221,7 @@ class Core:
         try:
             collector = await self._llm.add_request(
                 f"r{next(self._requests)}",
-                {"prompt_token_ids": list(tokens)},
+                tokens_input(list(tokens)),
                 params,
                 lora_request=adapter,
             )
