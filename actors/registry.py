@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -140,9 +141,48 @@ def _scripted(spec: ModelSpec) -> InferenceEngine:
     return ScriptedEngine(script, context=spec.context, slots=spec.slots)
 
 
+def _openai(spec: ModelSpec) -> InferenceEngine:
+    try:
+        from .engines.openai.engine import OpenAIEngine
+        from .fetching import check_url
+    except ImportError as error:
+        raise Unsupported(
+            f"model {spec.name!r}: the engine openai needs a package ({error.name}); pip install 'ayllu[local]'"
+        ) from error
+    settings = spec.openai or OpenAISettings()
+    try:
+        check_url(spec.source)
+        if {"?", "#"} & set(spec.source):
+            raise InvalidRequest("the address of an API has no query and no fragment")
+        key = _key(settings.key_variable)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"model {spec.name!r}: {error.message}") from error
+    return OpenAIEngine(
+        spec.source,
+        settings.model or spec.name,
+        context=spec.context,
+        slots=spec.slots,
+        settings=settings,
+        key=key,
+    )
+
+
+def _key(variable: str | None) -> str | None:
+    """Return the key that an environment variable holds; errors tell its name only."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise InvalidRequest(f"`openai.key_variable`: the environment has no {variable}")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InvalidRequest(f"`openai.key_variable`: what {variable} holds is no key")
+    return key
+
+
 _BUILDERS: dict[str, Callable[[ModelSpec], InferenceEngine]] = {
     "llama_cpp": _llama_cpp,
     "vllm": _vllm,
+    "openai": _openai,
     "scripted": _scripted,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
 import anyio
@@ -23,6 +23,7 @@ from support.engines import (
     user,
 )
 from support.gateway import running_gateway
+from support.openai_servers import llama_server, openai_engine
 from support.vllm_models import vllm_engine
 
 from ayllu.actors.engines.engine import ChatMessage, Generation, InferenceEngine, Prompt
@@ -47,11 +48,21 @@ FULL = Prompt(text=" ".join(f"{number}," for number in range(1, 120)))
 
 
 VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(300)])
-KINDS = ["llama_cpp", "scripted", VLLM]
+KINDS = ["llama_cpp", "openai", "scripted", VLLM]
 
 
-def made(kind: str) -> InferenceEngine:
+@pytest.fixture(scope="module")
+def llama_url() -> Iterator[str]:
+    """The address of a real server, for the engine ``openai``."""
+    with llama_server(context=CONTEXT, slots=SLOTS) as url:
+        yield url
+
+
+def made(kind: str, request: pytest.FixtureRequest) -> InferenceEngine:
     """Return an engine of a kind that is not started."""
+    if kind == "openai":
+        url = request.getfixturevalue("llama_url")
+        return openai_engine(url, context=CONTEXT, slots=SLOTS)
     if kind == "vllm":
         return vllm_engine()
     return small_model() if kind == "llama_cpp" else scripted()
@@ -59,7 +70,7 @@ def made(kind: str) -> InferenceEngine:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[InferenceEngine]:
-    async with made(request.param) as started:
+    async with made(request.param, request) as started:
         yield started
 
 
@@ -345,8 +356,10 @@ class TestLlamaCpp:
 
 @pytest.mark.requirement("engine-dead")
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_closed_engine_ends_what_runs_and_takes_nothing_new(kind: str) -> None:
-    engine = made(kind)
+async def test_a_closed_engine_ends_what_runs_and_takes_nothing_new(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    engine = made(kind, request)
     begun = anyio.Event()
     ended = anyio.Event()
 
