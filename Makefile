@@ -11,7 +11,7 @@ DATA_DIR ?= .ayllu
 PURE := 'schemas/*,bus/exchange.py,actors/agents/turn.py,actors/agents/plan.py,actors/agents/timeline.py,actors/synthetic/duplicates.py,actors/synthetic/filters.py,actors/synthetic/selection.py,actors/synthetic/statistics.py,runtime/session.py,client/protocol.py,actors/rewards/classifier/batching.py,actors/improvement/plan.py,actors/improvement/state.py,actors/improvement/stages.py'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up train test test-vllm check bench spec format clean
+.PHONY: help demo up train test test-vllm check bench bench-vllm spec format clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -79,6 +79,9 @@ $(VENV)/.bench: $(VENV)/.local constraints/bench.txt
 
 bench: $(VENV)/.bench $(VENV)/.train  ## measure, print a table, and write bench.json (docs/performance.md); ONLY and PAIRS make it shorter
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(PAIRS),--pairs $(PAIRS))
+
+bench-vllm: $(VLLM)/.ready  ## measure vLLM's own server beside ayllu with vLLM, on this machine's CPU
+	$(VLLM)/bin/python -m benchmarks --only vllm-server --out bench-vllm.json $(if $(PAIRS),--pairs $(PAIRS))
 
 spec: $(VENV)/.local  ## write openapi.yaml, openapi.html and asyncapi.yaml into spec-out/
 	$(BIN)/ayllu spec --out spec-out

@@ -22,6 +22,7 @@ from . import (
     model,
     retrieval,
     rewards,
+    servers,
     startup,
     streams,
     synthesis,
@@ -118,6 +119,14 @@ def _rewards(place: Place, quick: Quick) -> Awaitable[Result]:
     return rewards.measure_rewards(place, quick.pairs, tiny=quick.tiny)
 
 
+def _llama_cpp(place: Place, quick: Quick) -> Awaitable[Result]:
+    return servers.measure_llama_cpp(place, quick.pairs, tiny=quick.tiny)
+
+
+def _vllm(place: Place, quick: Quick) -> Awaitable[Result]:
+    return servers.measure_vllm(place, quick.pairs, tiny=quick.tiny)
+
+
 SCENARIOS: dict[
     str, tuple[str, Callable[[Place, Quick], Awaitable[Result]], Callable[[Result], Rows]]
 ] = {
@@ -129,6 +138,8 @@ SCENARIOS: dict[
     "executors": ("turns with slow tools", _executors, turns.executor_rows),
     "waiting": ("turns that wait for busy agents", _waiting, waiting.rows),
     "model": ("8 chats with the real model", _model, model.rows),
+    "llama-server": ("chats: ayllu and llama.cpp's HTTP server", _llama_cpp, servers.rows),
+    "vllm-server": ("chats: ayllu and vLLM's OpenAI server", _vllm, servers.rows),
     "vectors": ("search in 100,000 vectors of 384 numbers", _vectors, vectors.rows),
     "ingest": ("documents into a memory bank", _ingest, banks.ingest_rows),
     "restart": ("a memory actor with 20,000 documents restarts", _restart, banks.restart_rows),
@@ -140,6 +151,10 @@ SCENARIOS: dict[
     "rewards": ("a classification model as a reward model", _rewards, rewards.rows),
     "startup": ("start-up", _startup, startup.rows),
 }
+
+
+ELSEWHERE = ("vllm-server",)
+"""What needs an environment of its own (``make bench-vllm``)."""
 
 
 async def measure(names: list[str], quick: Quick) -> dict[str, Any]:
@@ -169,7 +184,8 @@ async def measure(names: list[str], quick: Quick) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
+    here = [name for name in SCENARIOS if name not in ELSEWHERE]
+    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=here)
     parser.add_argument("--pairs", type=int, default=PAIRS, help="runs of each (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="(%(default)s)")
     parser.add_argument(
