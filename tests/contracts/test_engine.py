@@ -24,7 +24,7 @@ from support.engines import (
 )
 from support.gateway import running_gateway
 from support.openai_servers import llama_server, openai_engine
-from support.vllm_models import vllm_engine
+from support.vllm_models import engine_before_vllm, vllm_engine, vllm_server
 
 from ayllu.actors.engines.engine import ChatMessage, Generation, InferenceEngine, Prompt
 from ayllu.actors.inference import InferenceActor
@@ -47,8 +47,11 @@ LONG = Prompt(text="word and " * 240)
 FULL = Prompt(text=" ".join(f"{number}," for number in range(1, 120)))
 
 
-VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(300)])
-KINDS = ["llama_cpp", "openai", "scripted", VLLM]
+WITH_VLLM = [
+    pytest.param(kind, marks=[pytest.mark.vllm, pytest.mark.timeout(300)])
+    for kind in ("vllm", "openai_before_vllm")
+]
+KINDS = ["llama_cpp", "openai", "scripted", *WITH_VLLM]
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +61,20 @@ def llama_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def vllm_url() -> Iterator[str]:
+    """The address of vLLM's own server, for the engine ``openai``."""
+    with vllm_server() as url:
+        yield url
+
+
 def made(kind: str, request: pytest.FixtureRequest) -> InferenceEngine:
     """Return an engine of a kind that is not started."""
     if kind == "openai":
         url = request.getfixturevalue("llama_url")
         return openai_engine(url, context=CONTEXT, slots=SLOTS)
+    if kind == "openai_before_vllm":
+        return engine_before_vllm(request.getfixturevalue("vllm_url"))
     if kind == "vllm":
         return vllm_engine()
     return small_model() if kind == "llama_cpp" else scripted()

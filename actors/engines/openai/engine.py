@@ -143,7 +143,7 @@ class OpenAIEngine:
             Overloaded: it says so; ``details["retry_after"]`` are the seconds that it asks for, if it does.
             EngineError: it fails, is away, is silent for too long or sends what is no answer.
         """
-        path, fields = request_of(prompt, generation, self._settings, self._model)
+        path, fields = request_of(prompt, generation, self._settings, self._model, self.context)
         self._raise_if_dead()
         new_answer = partial(
             Answer,

@@ -34,9 +34,16 @@ def capabilities_of(settings: OpenAISettings) -> frozenset[Capability]:
 
 
 def request_of(
-    prompt: Prompt, generation: Generation, settings: OpenAISettings, model: str
+    prompt: Prompt, generation: Generation, settings: OpenAISettings, model: str, context: int
 ) -> tuple[str, dict[str, Any]]:
     """Return the path and the body of the request for a prompt.
+
+    Args:
+        prompt: the prompt.
+        generation: how to answer.
+        settings: what the server can do.
+        model: what the server calls the model.
+        context: the longest prompt and answer together, in tokens.
 
     Raises:
         InvalidRequest: there is nothing to answer.
@@ -64,7 +71,7 @@ def request_of(
         body["max_tokens"] = generation.max_tokens
     if prompt.text is None:
         return CHAT, body | _chat(prompt, generation, settings, forced=forced)
-    return COMPLETION, body | _completion(prompt, generation)
+    return COMPLETION, body | _completion(prompt, generation, context)
 
 
 def _sampling(sampling: SamplingParams) -> dict[str, Any]:
@@ -83,14 +90,15 @@ def _sampling(sampling: SamplingParams) -> dict[str, Any]:
     return values
 
 
-def _completion(prompt: Prompt, generation: Generation) -> dict[str, Any]:
+def _completion(prompt: Prompt, generation: Generation, context: int) -> dict[str, Any]:
     if not prompt.text:
         raise InvalidRequest("the prompt is empty")
     if generation.json_schema is not None:
         raise Unsupported("openai: a JSON schema needs a dialog, not a raw prompt")
     fields: dict[str, Any] = {"prompt": prompt.text}
     if not generation.max_tokens:
-        fields["max_tokens"] = None  # left out, it would be 16
+        # Left out (and, by vLLM, null) it would be 16; servers cut it to what the prompt leaves.
+        fields["max_tokens"] = context
     if generation.logprobs:
         fields["logprobs"] = TOP_LOGPROBS
     return fields
