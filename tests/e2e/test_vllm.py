@@ -31,6 +31,16 @@ from ayllu.schemas import (
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio, pytest.mark.timeout(400)]
 
 START_SECONDS = 180.0
+TEMPLATE = """
+{%- if tools %}<|im_start|>system
+Tools: {% for tool in tools %}{{ tool | tojson }}{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""SmolLM2's own format, with tools, of which its template says nothing."""
 MODEL = "smollm2-on-vllm"
 SLOTS = 4
 
@@ -41,6 +51,9 @@ def worker(
 ) -> Iterator[subprocess.Popen[str]]:
     folder = tmp_path_factory.mktemp("vllm")
     settings = "\n".join(f"{name} = {encode(value).decode()}" for name, value in SETTINGS.items())
+    template = folder / "tools.jinja"
+    template.write_text(TEMPLATE)
+    settings += f'\ntool_parser = "hermes"\nchat_template = "{template}"'
     (folder / "ayllu.toml").write_text(
         f'[[models]]\nname = "{MODEL}"\nengine = "vllm"\nsource = "{model_folder()}"\n'
         f"context = 512\nslots = {SLOTS}\n[models.vllm]\n{settings}\n"
@@ -99,6 +112,10 @@ async def test_all_operations(worker: subprocess.Popen[str], nats_url: str) -> N
                 max_tokens=60,
             )
         )
+        spoken = await inference.chat_completion(
+            chat("Which city is the capital of France?", available_tools=[tool], max_tokens=12)
+        )
+        assert spoken.content or spoken.tool_calls
         assert [call.tool_name for call in called.tool_calls] == ["get_weather"]
         assert called.tool_calls[0].arguments.keys() == {"city"}
 

@@ -69,6 +69,34 @@ def test_calls_are_found_however_the_answer_is_cut(
     assert found(parser, text, random.Random(seed)) == expected
 
 
+@pytest.mark.requirement("vllm-settings")
+def test_settings_reach_vllm() -> None:
+    from ayllu.actors.engines.vllm.contact import engine_arguments
+
+    settings = VllmSettings(
+        dtype="bfloat16",
+        quantization="fp8",
+        tensor_parallel=2,
+        data_parallel=3,
+        gpu_memory=0.5,
+        cache_gib=2,
+        eager=True,
+        adapters=4,
+        max_lora_rank=32,
+    )
+    made = engine_arguments(model_folder(), 1024, 16, settings)
+    assert (made.max_model_len, made.max_num_seqs) == (1024, 16)
+    assert (made.dtype, made.quantization) == ("bfloat16", "fp8")
+    assert (made.tensor_parallel_size, made.data_parallel_size) == (2, 3)
+    assert (made.gpu_memory_utilization, made.kv_cache_memory_bytes) == (0.5, 2 << 30)
+    assert made.enforce_eager
+    assert (made.enable_lora, made.max_loras, made.max_lora_rank) == (True, 4, 32)
+    assert not made.trust_remote_code
+    plain = engine_arguments(model_folder(), 1024, 16, VllmSettings())
+    assert plain.kv_cache_memory_bytes is None
+    assert not plain.enable_lora
+
+
 @pytest.mark.requirement("vllm-calls", "vllm-load-fails")
 def test_parsers_that_do_not_suit_are_named() -> None:
     from ayllu.actors.engines.vllm.contact import CallParser
