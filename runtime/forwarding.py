@@ -1,6 +1,9 @@
-"""Calls that the gateway forwards: what actors send is checked before it is spliced, and never decoded."""
+"""Calls that the gateway forwards: what actors send is checked before it is spliced, and decoded only to be translated."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -11,6 +14,8 @@ from ..bus.context import new_traceparent
 from ..schemas import AylluError, BusError, Operation
 from .metrics import Metrics
 from .observing import CallRecord
+
+T = TypeVar("T")
 
 _RAW_VALUES = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -39,6 +44,21 @@ def checked(events: list[bytes]) -> list[bytes]:
     return [bytes(value) for value in values]
 
 
+def decoded(events: list[bytes], decoder: msgspec.json.Decoder[list[T]]) -> list[T]:
+    """Return what an actor sent as values, read together as the elements of one array.
+
+    Raises:
+        BusError: they are not what the decoder reads, or not one value each.
+    """
+    try:
+        values = decoder.decode(b"[%b]" % b",".join(events))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BusError("the actor sent what cannot be read", retryable=False) from error
+    if len(values) != len(events):
+        raise BusError("the actor sent what is not one JSON value", retryable=False)
+    return values
+
+
 class ForwardedCall:
     """A call whose events and result are `checked`, and whose end is noted (a `RunningCall`)."""
 
@@ -58,8 +78,19 @@ class ForwardedCall:
         Raises:
             AylluError: the call ended in an error, or the actor sent what is not JSON.
         """
+        return await self._take(checked)
+
+    async def take_as(self, decoder: msgspec.json.Decoder[list[T]]) -> list[T]:
+        """Return all events that wait as values, as `take` does as bytes.
+
+        Raises:
+            AylluError: the call ended in an error, or the actor sent what the decoder does not read.
+        """
+        return await self._take(lambda events: decoded(events, decoder))
+
+    async def _take(self, read: Callable[[list[bytes]], list[T]]) -> list[T]:
         try:
-            events = checked(await self._call.take())
+            events = read(await self._call.take())
         except AylluError as error:
             self._record.failed(error)
             raise

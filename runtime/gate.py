@@ -106,7 +106,7 @@ class Door:
             self.check(scope)
         except AylluError as error:
             self._metrics.refused(UNKNOWN, error.code)
-            response = error_response(error)
+            response = error_response(error, scope["path"])
             response.headers["Connection"] = "close"
             await response(scope, receive, send)
         else:

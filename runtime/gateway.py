@@ -24,10 +24,12 @@ from ..schemas import OPERATIONS, AylluError, InvalidRequest, NotFound, Operatio
 from .answers import error_response
 from .config import GatewayConfig
 from .documents import documents
+from .endpoints import Serving
 from .gate import Door, Gate
 from .health import HealthPages
 from .http import failed, not_allowed, not_found, routes_of
 from .metrics import UNKNOWN, Metrics, MetricsPage
+from .openai.routes import openai_routes
 from .protocols import Patience, http_protocol, websocket_protocol
 from .websocket import Connection
 
@@ -71,6 +73,7 @@ def build_app(
 ) -> Door:
     """Return the ASGI application of the gateway."""
     gate = Gate(config)
+    serving = Serving(bus, operations, config, metrics, gate)
     metrics_page = MetricsPage(bus, metrics).page
 
     async def websocket(connection: WebSocket) -> None:
@@ -98,7 +101,8 @@ def build_app(
 
     app = Starlette(
         routes=[
-            *routes_of(bus, operations, config, metrics, gate),
+            *routes_of(serving),
+            *openai_routes(serving),
             *DocumentPages(operations).routes(),
             *HealthPages(bus).routes(),
             Route("/metrics", metrics_for_callers),

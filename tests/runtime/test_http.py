@@ -9,7 +9,10 @@ import anyio
 import pytest
 from support.gateway import running_gateway
 
+from ayllu.actors.engines.scripted import ScriptedEngine, script_of
+from ayllu.actors.inference import InferenceActor
 from ayllu.runtime.config import GatewayConfig
+from ayllu.schemas import Overloaded
 
 pytestmark = pytest.mark.asyncio
 
@@ -128,6 +131,18 @@ async def test_a_deadline() -> None:
     async with running_gateway() as gateway:
         reply = await gateway.http.post("/shapes/hang", headers={"Ayllu-Timeout": "0.1"})
         assert (reply.status_code, error_of(reply.text)["code"]) == (504, "deadline_exceeded")
+
+
+@pytest.mark.requirement("retry-after")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_actor_without_capacity_says_when_to_come_back(stream: bool) -> None:
+    full = Overloaded("full", details={"retry_after": 2.5})
+    async with ScriptedEngine(script_of({"": [full]})) as engine:
+        async with running_gateway(InferenceActor(engine, name="m")) as gateway:
+            body = {"model": "m", "content": "x", "stream": stream}
+            reply = await gateway.http.post("/completion", json=body)
+            assert (reply.status_code, error_of(reply.text)["code"]) == (429, "overloaded")
+            assert reply.headers["retry-after"] == "3"
 
 
 @pytest.mark.requirement("trace-context")
