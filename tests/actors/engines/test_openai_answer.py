@@ -52,7 +52,7 @@ def calls(*data: object) -> list[ToolCall | None]:
     return [delta.tool_call for delta in found]
 
 
-@pytest.mark.requirement("openai-stream")
+@pytest.mark.requirement("upstream-stream")
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
@@ -66,7 +66,7 @@ def test_stop_reasons(reason: str, expected: StopReason) -> None:
     assert read(text("a"), finished(reason))[-1].stop_reason is expected
 
 
-@pytest.mark.requirement("openai-stream")
+@pytest.mark.requirement("upstream-stream")
 @pytest.mark.parametrize(
     "data",
     [
@@ -80,13 +80,13 @@ def test_counts_come_in_the_last_chunk_or_in_one_of_their_own(data: list[Any]) -
     assert found == [Delta("a"), Delta("b"), Delta("", None, None, StopReason.finished_ok, 3, 2)]
 
 
-@pytest.mark.requirement("openai-stream")
+@pytest.mark.requirement("upstream-stream")
 def test_pieces_are_counted_where_the_server_does_not() -> None:
     last = read(text("a"), text(""), text("b"), finished())[-1]
     assert (last.prompt_tokens, last.completion_tokens) == (0, 2)
 
 
-@pytest.mark.requirement("openai-stream")
+@pytest.mark.requirement("upstream-stream")
 def test_thoughts_are_no_part_of_the_answer() -> None:
     answer = Answer(Quote())
     assert not answer.feed(stream({"choices": [{"delta": {"role": "assistant"}}]}))
@@ -96,7 +96,7 @@ def test_thoughts_are_no_part_of_the_answer() -> None:
     assert answer.feed(stream({"choices": [{"delta": {"refusal": "no"}}]})) == [Delta("no")]
 
 
-@pytest.mark.requirement("openai-stream")
+@pytest.mark.requirement("upstream-stream")
 def test_nothing_counts_after_the_end() -> None:
     answer = Answer(Quote())
     assert answer.feed(stream(text("a"), finished(), DONE, text("b"), b"<html>")) == [Delta("a")]
@@ -124,7 +124,7 @@ KNOWN = {"token": "é", "logprob": -0.5, "bytes": [195, 169]}
 OTHER = {"token": "e", "logprob": -9999.0, "bytes": [101]}
 
 
-@pytest.mark.requirement("openai-logprobs")
+@pytest.mark.requirement("upstream-logprobs")
 @pytest.mark.parametrize("kind", ["text", "delta"])
 @pytest.mark.parametrize("logprobs", [CHAT, LEGACY])
 def test_log_probabilities_have_one_form(kind: str, logprobs: dict[str, Any]) -> None:
@@ -135,14 +135,14 @@ def test_log_probabilities_have_one_form(kind: str, logprobs: dict[str, Any]) ->
     assert read(chunk, finished())[0] == Delta("é")
 
 
-@pytest.mark.requirement("openai-logprobs")
+@pytest.mark.requirement("upstream-logprobs")
 def test_lists_that_are_not_there_are_borne_with() -> None:
     chunk = {"choices": [{"text": "é", "logprobs": {"tokens": ["é"], "top_logprobs": [None]}}]}
     found = read(chunk, finished(), logprobs=True)[0].logprobs
     assert found == [{**KNOWN, "logprob": -9999.0, "top_logprobs": []}]
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 def test_calls_come_in_pieces_in_turn() -> None:
     found = calls(
         text("I look."),
@@ -153,7 +153,7 @@ def test_calls_come_in_pieces_in_turn() -> None:
     assert found == [None, ToolCall("weather", {"city": "Lima"}), ToolCall("time", {})]
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 @pytest.mark.parametrize("index", [None, 0])
 def test_servers_that_do_not_number_calls_are_understood(index: int | None) -> None:
     found = calls(
@@ -164,7 +164,7 @@ def test_servers_that_do_not_number_calls_are_understood(index: int | None) -> N
     assert found == [ToolCall("weather", {"city": city}) for city in ("Lima", "Oslo")]
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 def test_a_name_may_be_repeated_and_arguments_be_an_object() -> None:
     assert calls(
         calling(piece(0, "a", "f", '{"a"')),
@@ -174,20 +174,20 @@ def test_a_name_may_be_repeated_and_arguments_be_an_object() -> None:
     ) == [ToolCall("f", {"a": 1}), ToolCall("g", {"b": 2}), ToolCall("h", {})]
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 @pytest.mark.parametrize("arguments", ["[1]", '{"a": ', "nonsense", "[" * 5000])
 def test_arguments_that_are_no_object_are_an_error(arguments: str) -> None:
     with pytest.raises(EngineError, match="no JSON object"):
         calls(calling(piece(0, "a", "f", arguments)))
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 def test_a_call_without_a_name_is_an_error() -> None:
     with pytest.raises(EngineError, match="without a name"):
         calls(calling(piece(0, "a", None, "{}")))
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 def test_calls_are_bounded() -> None:
     with pytest.raises(EngineError, match="too many"):
         read(calling(*(piece(n, "a", "f") for n in range(MAX_CALLS + 1))), finished())
@@ -195,7 +195,7 @@ def test_calls_are_bounded() -> None:
         read(*[calling(piece(0, None, "f", "x" * 100_000))] * 11, finished())
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 def test_of_calls_that_were_cut_off_the_whole_ones_count() -> None:
     found = read(
         calling(piece(0, "a", "f", '{"a": 1}'), piece(1, "b", "g", '{"b"'), piece(2, "c", "h")),
@@ -209,7 +209,7 @@ def test_of_calls_that_were_cut_off_the_whole_ones_count() -> None:
     ]
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 def test_a_forced_call_is_one() -> None:
     assert read(calling(piece(0, "a", "f")), finished(), forced=True)[0].tool_call
     with pytest.raises(EngineError, match="no call"):
@@ -217,7 +217,7 @@ def test_a_forced_call_is_one() -> None:
 
 
 @given(st.lists(st.integers(0, 2000), max_size=10))
-@pytest.mark.requirement("openai-stream")
+@pytest.mark.requirement("upstream-stream")
 def test_an_answer_is_the_same_however_it_is_cut(cuts: list[int]) -> None:
     whole = stream(
         text("¡Hola"),
@@ -243,7 +243,7 @@ def test_an_answer_is_the_same_however_it_is_cut(cuts: list[int]) -> None:
 
 
 @given(st.binary(max_size=300))
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 def test_any_bytes_are_an_answer_or_an_error(data: bytes) -> None:
     answer = Answer(Quote(), logprobs=True)
     try:

@@ -57,13 +57,13 @@ def status(code: int, body: object, retry_after: float | None = None) -> AylluEr
     return status_error(code, written, Quote(), retry_after)
 
 
-@pytest.mark.requirement("openai-errors")
+@pytest.mark.requirement("upstream-errors")
 @pytest.mark.parametrize("body", [OPENAI, LLAMA_CPP, VLLM, SGLANG])
 def test_a_prompt_that_does_not_fit_is_told_from_other_refusals(body: Any) -> None:
     assert type(status(400, body)) is ContextLengthExceeded
 
 
-@pytest.mark.requirement("openai-errors")
+@pytest.mark.requirement("upstream-errors")
 @pytest.mark.parametrize(
     ("code", "body", "error", "retryable"),
     [
@@ -87,7 +87,7 @@ def test_what_a_status_means(
     assert "bad" in found.message
 
 
-@pytest.mark.requirement("openai-errors")
+@pytest.mark.requirement("upstream-errors")
 @pytest.mark.parametrize(
     ("body", "error", "retryable"),
     [
@@ -107,7 +107,7 @@ def test_what_an_error_within_a_stream_means(
     assert (type(found), found.retryable) == (error, retryable)
 
 
-@pytest.mark.requirement("openai-errors")
+@pytest.mark.requirement("upstream-errors")
 def test_a_server_that_is_away_for_a_told_time_is_overloaded() -> None:
     found = status(503, "bad", 7.0)
     assert type(found) is Overloaded
@@ -115,7 +115,7 @@ def test_a_server_that_is_away_for_a_told_time_is_overloaded() -> None:
     assert status(429, "bad").details == {}
 
 
-@pytest.mark.requirement("openai-errors")
+@pytest.mark.requirement("upstream-errors")
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -135,19 +135,19 @@ def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> 
 
 
 @given(st.text(max_size=50))
-@pytest.mark.requirement("openai-errors")
+@pytest.mark.requirement("upstream-errors")
 def test_any_retry_after_is_understood_or_ignored(value: str) -> None:
     found = retry_after_of(value)
     assert found is None or 0 <= found <= 3600
 
 
 @given(st.integers(300, 600), st.binary(max_size=100))
-@pytest.mark.requirement("openai-errors")
+@pytest.mark.requirement("upstream-errors")
 def test_any_refusal_is_an_error(code: int, body: bytes) -> None:
     assert isinstance(status_error(code, body, Quote(), None), AylluError)
 
 
-@pytest.mark.requirement("openai-key")
+@pytest.mark.requirement("upstream-key")
 def test_quotes_hide_and_cut() -> None:
     quote = Quote(["sk-1", "http://h.example:1/v1", "h.example:1", "", "h.example"])
     assert quote("a  sk-1\n b") == "a *** b"

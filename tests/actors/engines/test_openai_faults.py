@@ -64,7 +64,7 @@ async def read_then_fail(engine: OpenAIEngine) -> tuple[list[Delta], AylluError]
     return found, caught.value
 
 
-@pytest.mark.requirement("openai-stream")
+@pytest.mark.requirement("upstream-stream")
 async def test_an_answer_is_streamed_over_one_connection() -> None:
     async with running_double(streaming(*ANSWER)) as double, double.engine(key=KEY) as engine:
         for _ in range(3):
@@ -77,7 +77,7 @@ async def test_an_answer_is_streamed_over_one_connection() -> None:
         assert {asked.headers["authorization"] for asked in double.asked} == {f"Bearer {KEY}"}
 
 
-@pytest.mark.requirement("openai-stream")
+@pytest.mark.requirement("upstream-stream")
 async def test_there_are_no_more_connections_than_slots() -> None:
     async with running_double(streaming(*ANSWER)) as double, double.engine(slots=2) as engine:
         async with anyio.create_task_group() as tasks:
@@ -87,7 +87,7 @@ async def test_there_are_no_more_connections_than_slots() -> None:
         assert double.connections <= 2
 
 
-@pytest.mark.requirement("openai-cancel")
+@pytest.mark.requirement("upstream-cancel")
 @pytest.mark.parametrize(
     "act", [hanging(headers=False), hanging(), hanging(ROLE), hanging(text("Hel"))]
 )
@@ -101,7 +101,7 @@ async def test_a_cancel_closes_the_connection(act: Act) -> None:
         await double.closed.wait()
 
 
-@pytest.mark.requirement("openai-cancel")
+@pytest.mark.requirement("upstream-cancel")
 async def test_closing_the_generator_closes_the_connection() -> None:
     async with running_double(hanging(text("Hel"))) as double, double.engine() as engine:
         deltas = engine.generate(HI, GENERATION)
@@ -111,7 +111,7 @@ async def test_closing_the_generator_closes_the_connection() -> None:
         await double.closed.wait()
 
 
-@pytest.mark.requirement("openai-timeouts")
+@pytest.mark.requirement("upstream-timeouts")
 @pytest.mark.parametrize("act", [hanging(headers=False), hanging(), hanging(ROLE)])
 async def test_an_answer_that_does_not_begin_in_time_is_given_up(act: Act) -> None:
     async with (
@@ -126,7 +126,7 @@ async def test_an_answer_that_does_not_begin_in_time_is_given_up(act: Act) -> No
         await double.closed.wait()
 
 
-@pytest.mark.requirement("openai-timeouts")
+@pytest.mark.requirement("upstream-timeouts")
 async def test_silence_in_an_answer_is_given_up() -> None:
     async with (
         running_double(hanging(text("Hel"))) as double,
@@ -139,7 +139,7 @@ async def test_silence_in_an_answer_is_given_up() -> None:
         await double.closed.wait()
 
 
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 @pytest.mark.parametrize(
     "act",
     [
@@ -158,7 +158,7 @@ async def test_an_answer_that_breaks_off_is_not_asked_for_again(act: Act) -> Non
         assert len(double.asked) == 1
 
 
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 @pytest.mark.parametrize("end", [b"", END])
 async def test_a_whole_answer_stands_whatever_becomes_of_its_connection(end: bytes) -> None:
     act = dropping(text("Hel"), text("lo"), finished("length"), end=end)
@@ -169,14 +169,14 @@ async def test_a_whole_answer_stands_whatever_becomes_of_its_connection(end: byt
         assert whole.last == Delta(stop_reason=StopReason.max_tokens, completion_tokens=2)
 
 
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 async def test_the_end_of_a_response_is_not_waited_for() -> None:
     async with running_double(hanging(*ANSWER)) as double, double.engine() as engine:
         assert (await answer(engine, HI)).text == "Hello"
         await double.closed.wait()
 
 
-@pytest.mark.requirement("openai-retries")
+@pytest.mark.requirement("upstream-retries")
 @pytest.mark.parametrize(
     "act",
     [
@@ -197,7 +197,7 @@ async def test_what_fails_before_the_answer_is_asked_again(act: Act) -> None:
             assert double.asked[0] == double.asked[2]
 
 
-@pytest.mark.requirement("openai-retries")
+@pytest.mark.requirement("upstream-retries")
 async def test_what_fails_for_ever_is_an_error() -> None:
     async with running_double(answering(500, {"error": {"message": "boom"}})) as double:
         async with double.engine(retries=1) as engine:
@@ -207,7 +207,7 @@ async def test_what_fails_for_ever_is_an_error() -> None:
             assert len(double.asked) == 2
 
 
-@pytest.mark.requirement("openai-retries")
+@pytest.mark.requirement("upstream-retries")
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("wait", ["60", formatdate(4102444800, usegmt=True)])
 async def test_a_server_that_asks_for_patience_is_overloaded(status: int, wait: str) -> None:
@@ -219,7 +219,7 @@ async def test_a_server_that_asks_for_patience_is_overloaded(status: int, wait: 
         assert len(double.asked) == 1
 
 
-@pytest.mark.requirement("openai-retries")
+@pytest.mark.requirement("upstream-retries")
 async def test_there_is_no_try_that_would_come_too_late() -> None:
     act = answering(429, "later", "Retry-After: 2\r\n")
     async with running_double(act) as double, double.engine(first_token_seconds=1) as engine:
@@ -227,7 +227,7 @@ async def test_there_is_no_try_that_would_come_too_late() -> None:
         assert len(double.asked) == 1
 
 
-@pytest.mark.requirement("openai-retries")
+@pytest.mark.requirement("upstream-retries")
 async def test_a_pause_can_be_cancelled() -> None:
     act = answering(429, "later", "Retry-After: 4\r\n")
     async with running_double(act) as double, double.engine(slots=1) as engine:
@@ -238,7 +238,7 @@ async def test_a_pause_can_be_cancelled() -> None:
         assert engine.running == 0
 
 
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 async def test_a_server_that_is_away_at_the_start_is_only_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -251,7 +251,7 @@ async def test_a_server_that_is_away_at_the_start_is_only_logged(
     assert "cannot be reached" in error.message
 
 
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 @pytest.mark.parametrize(
     "act",
     [
@@ -272,7 +272,7 @@ async def test_nonsense_is_an_error_and_not_asked_for_again(act: Act) -> None:
         assert len(double.asked) == 1
 
 
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 @pytest.mark.parametrize(
     "data", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 99999]
 )
@@ -281,7 +281,7 @@ async def test_what_is_not_http_is_an_error(data: bytes) -> None:
         assert type(await failure(engine)) is EngineError
 
 
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 async def test_an_error_within_the_answer_ends_it() -> None:
     broken = {"error": {"message": "the GPU is on fire", "type": "server_error", "code": 500}}
     async with running_double(streaming(text("Hel"), broken)) as double, double.engine() as engine:
@@ -292,7 +292,7 @@ async def test_an_error_within_the_answer_ends_it() -> None:
         assert len(double.asked) == 1
 
 
-@pytest.mark.requirement("openai-faults")
+@pytest.mark.requirement("upstream-faults")
 async def test_a_refused_request_is_the_callers() -> None:
     act = answering(400, {"error": {"message": "no such template"}})
     async with running_double(act) as double, double.engine() as engine:
@@ -304,7 +304,7 @@ async def test_a_refused_request_is_the_callers() -> None:
         assert double.connections == 1
 
 
-@pytest.mark.requirement("openai-key")
+@pytest.mark.requirement("upstream-key")
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500])
 async def test_a_key_is_told_to_nobody(caplog: pytest.LogCaptureFixture, status: int) -> None:
     caplog.set_level(logging.DEBUG)
@@ -320,7 +320,7 @@ async def test_a_key_is_told_to_nobody(caplog: pytest.LogCaptureFixture, status:
     assert len(error.message) < 400
 
 
-@pytest.mark.requirement("openai-start")
+@pytest.mark.requirement("upstream-start")
 async def test_a_wrong_key_is_found_out_at_the_start() -> None:
     async with running_double(models=answering(401, f"who is {KEY}?")) as double:
         with pytest.raises(EngineError, match="refuses our key"):
@@ -328,7 +328,7 @@ async def test_a_wrong_key_is_found_out_at_the_start() -> None:
                 pass
 
 
-@pytest.mark.requirement("openai-start")
+@pytest.mark.requirement("upstream-start")
 async def test_a_model_that_the_server_lacks_is_found_out_at_the_start() -> None:
     async with running_double(models=["a", "b"]) as double:
         with pytest.raises(EngineError, match="'mine', but a, b"):
@@ -338,7 +338,7 @@ async def test_a_model_that_the_server_lacks_is_found_out_at_the_start() -> None
             pass
 
 
-@pytest.mark.requirement("openai-start")
+@pytest.mark.requirement("upstream-start")
 @pytest.mark.parametrize(
     "act",
     [

@@ -41,7 +41,7 @@ async def engine(url: str) -> AsyncIterator[InferenceEngine]:
         yield started
 
 
-@pytest.mark.requirement("openai-same-text")
+@pytest.mark.requirement("upstream-same-text")
 async def test_a_greedy_text_is_that_of_the_model_in_process(engine: InferenceEngine) -> None:
     # Texts of two tokens that are all but equally likely may differ; these have none.
     prompts = [
@@ -74,7 +74,7 @@ async def test_a_schema_that_cannot_be_read_is_refused(engine: InferenceEngine) 
         await answer(engine, FACT, json_schema={"type": "nonsense"})
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 async def test_tools_of_a_server_that_has_none_are_called_by_our_format(
     engine: InferenceEngine,
 ) -> None:
@@ -88,7 +88,7 @@ async def test_tools_of_a_server_that_has_none_are_called_by_our_format(
     assert call.arguments.keys() == {"city"}
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 async def test_a_server_that_ignores_a_forced_call_is_found_out(url: str) -> None:
     prompt = Prompt(messages=FACT.messages, tools=[WEATHER], tool_choice="required")
     native = replace(SETTINGS, tools=True)
@@ -97,7 +97,7 @@ async def test_a_server_that_ignores_a_forced_call_is_found_out(url: str) -> Non
             await answer(engine, prompt, max_tokens=60)
 
 
-@pytest.mark.requirement("openai-key")
+@pytest.mark.requirement("upstream-key")
 async def test_a_wrong_key_is_refused_by_a_real_server(url: str) -> None:
     with pytest.raises(EngineError, match="refuses our key"):
         async with OpenAIEngine(url, "smollm2", key="wrong"):

@@ -17,7 +17,7 @@ def spec(source: str = "http://h.example:8000/v1", **values: Any) -> ModelSpec:
     return ModelSpec(name="a", engine="openai", source=source, openai=OpenAISettings(**values))
 
 
-@pytest.mark.requirement("openai-capabilities")
+@pytest.mark.requirement("upstream-capabilities")
 def test_settings_reach_the_engine() -> None:
     engine = build_engine(ModelSpec("a", "openai", "https://h.example/v1/", context=99, slots=2))
     assert (engine.name, engine.context, engine.slots) == ("openai", 99, 2)
@@ -46,7 +46,7 @@ def test_a_wrong_address_is_refused(source: str) -> None:
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.requirement("openai-key")
+@pytest.mark.requirement("upstream-key")
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(InvalidRequest, match=VARIABLE):

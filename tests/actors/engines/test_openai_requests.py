@@ -30,7 +30,7 @@ def request(
     return request_of(prompt, generation, settings, "m", 512)
 
 
-@pytest.mark.requirement("openai-requests")
+@pytest.mark.requirement("upstream-requests")
 def test_a_dialog() -> None:
     path, body = request(HI, max_tokens=5)
     assert path == "/chat/completions"
@@ -44,7 +44,7 @@ def test_a_dialog() -> None:
     assert "max_tokens" not in request(HI)[1]
 
 
-@pytest.mark.requirement("openai-requests")
+@pytest.mark.requirement("upstream-requests")
 def test_a_raw_prompt() -> None:
     path, body = request(Prompt(text="1, 2,"), max_tokens=5, logprobs=True)
     assert path == "/completions"
@@ -54,7 +54,7 @@ def test_a_raw_prompt() -> None:
     assert request(Prompt(text="1, 2,"))[1]["max_tokens"] == 512
 
 
-@pytest.mark.requirement("openai-requests")
+@pytest.mark.requirement("upstream-requests")
 @pytest.mark.parametrize(
     ("sampling", "expected"),
     [
@@ -71,7 +71,7 @@ def test_sampling(sampling: SamplingParams, expected: dict[str, Any]) -> None:
     assert body == {**ALWAYS, "messages": body["messages"], **expected}
 
 
-@pytest.mark.requirement("openai-requests")
+@pytest.mark.requirement("upstream-requests")
 def test_logprobs_and_a_schema_of_a_dialog() -> None:
     _, body = request(HI, logprobs=True, json_schema=CITY)
     assert (body["logprobs"], body["top_logprobs"]) == (True, 5)
@@ -80,14 +80,14 @@ def test_logprobs_and_a_schema_of_a_dialog() -> None:
     assert form["json_schema"] == {"name": "answer", "schema": CITY, "strict": True}
 
 
-@pytest.mark.requirement("openai-requests")
+@pytest.mark.requirement("upstream-requests")
 def test_fields_of_the_configuration_come_after_ours() -> None:
     settings = OpenAISettings(extra={"min_p": 0, "temperature": 1, "stream": False})
     _, body = request(HI, settings)
     assert (body["min_p"], body["temperature"], body["stream"]) == (0, 0.0, True)
 
 
-@pytest.mark.requirement("openai-requests")
+@pytest.mark.requirement("upstream-requests")
 def test_continuations() -> None:
     prompt = user("Hi", "Hel")
     said = {"role": "assistant", "content": "Hel"}
@@ -101,7 +101,7 @@ def test_continuations() -> None:
     assert request(user("Hi", ""), VLLM) == request(HI, VLLM)
 
 
-@pytest.mark.requirement("openai-capabilities")
+@pytest.mark.requirement("upstream-capabilities")
 @pytest.mark.parametrize(
     ("lacks", "prompt", "values"),
     [
@@ -124,14 +124,14 @@ def test_what_the_server_lacks_is_unsupported(
         request(prompt, settings, **values)
 
 
-@pytest.mark.requirement("openai-capabilities")
+@pytest.mark.requirement("upstream-capabilities")
 @pytest.mark.parametrize("prompt", [user("Hi", "Hel"), Prompt(text="Hi")])
 def test_a_schema_is_for_a_whole_answer_of_a_dialog(prompt: Prompt) -> None:
     with pytest.raises(Unsupported):
         request(prompt, VLLM, json_schema=CITY)
 
 
-@pytest.mark.requirement("openai-requests")
+@pytest.mark.requirement("upstream-requests")
 @pytest.mark.parametrize(
     "prompt",
     [Prompt(), Prompt(text=""), Prompt(messages=[*HI.messages, ChatMessage("assistant", "b")])],
@@ -141,7 +141,7 @@ def test_what_asks_nothing_is_refused(prompt: Prompt) -> None:
         request(prompt)
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
@@ -168,7 +168,7 @@ def test_tools(choice: str | None, expected: object) -> None:
     assert "description" not in request(bare)[1]["tools"][0]["function"]
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 def test_calls_and_their_answers_are_tied_by_ids_made_of_places() -> None:
     dialog = [
         ChatMessage("user", "Hi"),
@@ -208,7 +208,7 @@ def test_calls_and_their_answers_are_tied_by_ids_made_of_places() -> None:
     ]
 
 
-@pytest.mark.requirement("openai-tools")
+@pytest.mark.requirement("upstream-tools")
 def test_without_native_tools_their_answers_are_what_a_user_says() -> None:
     dialog = [*HI.messages, ChatMessage("assistant", "calls"), ChatMessage("tool", "answer")]
     _, body = request(Prompt(messages=dialog), OpenAISettings(tools=False))

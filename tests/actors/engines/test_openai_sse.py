@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ayllu.actors.engines.openai.sse import EventParser
 from ayllu.schemas import EngineError
 
-pytestmark = pytest.mark.requirement("openai-sse")
+pytestmark = pytest.mark.requirement("upstream-sse")
 
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=8).map(str.encode)
