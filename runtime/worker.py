@@ -23,6 +23,7 @@ from ..actors.embedding.registry import build_embedder
 from ..actors.inference import InferenceActor
 from ..actors.models import ModelsActor
 from ..actors.registry import ModelSpec, build_engine
+from ..actors.serving.running_engines import RunningEngines, watched
 from ..actors.supervision import Start, supervise
 from ..bus.bus import Bus, connect
 from ..bus.service import serve
@@ -67,9 +68,15 @@ class Setting:
 
 
 def _inference(setting: Setting) -> Mapping[str, Start]:
+    running = RunningEngines()
+
     def start_of(spec: ModelSpec) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
-            async with build_engine(spec) as engine:
+            async with (
+                build_engine(spec) as engine,
+                watched(engine),
+                running.running(spec.name, engine),
+            ):
                 actor = InferenceActor(engine, name=spec.name, aliases=spec.aliases)
                 await serve(setting.bus, actor, task_status=task_status)
 
@@ -80,8 +87,10 @@ def _inference(setting: Setting) -> Mapping[str, Start]:
 
         config = setting.config
         registry, host = await open_serving(
-            setting.bus, setting.data_dir, config.served_models, config.serving
+            setting.bus, setting.data_dir, config.served_models, config.serving, running
         )
+        # Adapters are served by the engines of these.
+        await running.wait_for([one.name for one in config.served_models if one.engine == "vllm"])
         async with anyio.create_task_group() as tasks:
             await tasks.start(host.run)
             await serve(setting.bus, registry, task_status=task_status)

@@ -151,7 +151,7 @@ class RegisteredRewardsActor(RegisteredRewards):
         """
         self._kind.check_name(request.name)
         source = await self._sources.find(request)
-        if source.conversion is not None:
+        if source.kind != "reward":
             raise InvalidRequest(f"{source.folder.name} is no reward model")
         return await self._registrar.add(request.name, source)
 

@@ -57,7 +57,7 @@ class ModelRegistryActor(ModelRegistry):
         """
         await self._check_name(request.name)
         source = await self._sources.find(request)
-        if source.conversion is not None:
+        if source.kind != "reward":
             return await self._registrar.add(request.name, source)
         try:
             return await self._rewards.register(request)

@@ -1,17 +1,19 @@
-"""An adapter as PEFT writes it: LoRA and DoRA, as far as GGUF and a merge can represent them."""
+"""An adapter as PEFT writes it: LoRA and DoRA, as far as engines and a merge can represent them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ...schemas import InvalidRequest, Unsupported
 from ...schemas.wire import convert
-from .llama import OUTPUT, gguf_name
+from .llama import OUTPUT
 from .tensors import Array, Tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -19,10 +21,11 @@ PREFIX = "base_model.model."
 _PART = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?")
 _WHOLE = re.compile(r"(.+?)(?:\.base_layer)?\.weight")
 
+MODULES = "modules_to_save"
 _PLAIN: dict[str, tuple[object, ...]] = {
     "rank_pattern": ({},),
     "alpha_pattern": ({},),
-    "modules_to_save": ([],),
+    MODULES: ([],),
     "target_parameters": ([],),
     "layer_replication": ([],),
     "trainable_token_indices": ([], {}),
@@ -36,8 +39,10 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "kasa_config": ({},),
     "monteclora_config": ({},),
     "ensure_weight_tying": (False,),
+    # Others change the base's weights, so that what is stored is no difference to those that it was trained from.
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica", "lora_ga"),
 }
-"""What no merge and no GGUF adapter of ours can represent, and the values that mean that it is not used (as null does)."""
+"""What no merge and no adapter of ours can represent, and the values that mean that it is not used (as null does)."""
 
 
 class LoraConfig(msgspec.Struct, frozen=True):
@@ -72,7 +77,7 @@ class Adapter:
     Attributes:
         rank: of all its modules.
         scale: what ``b @ a`` is multiplied by.
-        modules: by the GGUF name of the weight.
+        modules: by the name of the weight.
         whole: weights that came with it, in place of the base's own.
     """
 
@@ -88,8 +93,12 @@ class Adapter:
         return magnitudes or OUTPUT in self.modules or bool(self.whole)
 
 
-def read_config(folder: Path) -> LoraConfig:
+def read_config(folder: Path, *, whole: bool = False) -> LoraConfig:
     """Return what an adapter's configuration says.
+
+    Args:
+        folder: the adapter's.
+        whole: whether whole modules may come with it, in place of the base's own.
 
     Raises:
         InvalidRequest: it is missing or damaged.
@@ -97,11 +106,15 @@ def read_config(folder: Path) -> LoraConfig:
     """
     try:
         values: Any = msgspec.json.decode((folder / CONFIG).read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise InvalidRequest(f"{CONFIG} is missing or damaged: {error}") from error
+    except OSError as error:  # Its text has the whole path.
+        raise InvalidRequest(f"{CONFIG} is missing, or cannot be read") from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"{CONFIG} is damaged: {error}") from error
     if not isinstance(values, dict):
         raise InvalidRequest(f"{CONFIG} is not an object")
     for name, unused in _PLAIN.items():
+        if whole and name == MODULES:
+            continue
         if values.get(name) is not None and values[name] not in unused:
             raise Unsupported(f"{CONFIG}: {name} = {values[name]!r} cannot be served")
     try:
@@ -115,44 +128,49 @@ def read_config(folder: Path) -> LoraConfig:
     return config
 
 
-def must_merge(folder: Path) -> bool:
-    """Tell whether llama.cpp cannot apply an adapter while it runs; reads no weights.
+def must_merge(folder: Path, *, whole: bool = False) -> bool:
+    """Tell whether no engine can apply an adapter while it runs; reads no weights. For ``whole`` see `read_config`.
 
     Raises:
         InvalidRequest: something is missing or damaged.
         Unsupported: it needs something that cannot be represented.
     """
-    if read_config(folder).use_dora:
+    if read_config(folder, whole=whole).use_dora:
         return True
     names = [name.removeprefix(PREFIX) for name in Tensors([folder / WEIGHTS]).names]
     return any(name.startswith("lm_head.") or not _PART.fullmatch(name) for name in names)
 
 
-def read_adapter(folder: Path) -> Adapter:
+def read_adapter(folder: Path, weight_of: Callable[[str], str], *, whole: bool = False) -> Adapter:
     """Read an adapter.
+
+    Args:
+        folder: the adapter's.
+        weight_of: returns the name of a module's weight, or raises `Unsupported`.
+        whole: see `read_config`.
 
     Raises:
         InvalidRequest: something is missing, damaged, or does not fit together.
         Unsupported: it needs something that cannot be represented.
     """
-    config = read_config(folder)
+    config = read_config(folder, whole=whole)
     tensors = Tensors([folder / WEIGHTS])
     parts: dict[str, dict[str, Array]] = {}
-    whole: dict[str, Array] = {}
+    came: dict[str, Array] = {}
     for name in tensors.names:
         plain = name.removeprefix(PREFIX)
         if match := _PART.fullmatch(plain):
-            parts.setdefault(gguf_name(match[1]), {})[match[2]] = tensors.read(name)
+            parts.setdefault(weight_of(match[1]), {})[match[2]] = tensors.read(name)
         elif match := _WHOLE.fullmatch(plain):
             # PEFT keeps the embeddings with an adapter on the output layer.
-            whole[gguf_name(match[1])] = tensors.read(name)
+            came[weight_of(match[1])] = tensors.read(name)
         else:
-            raise Unsupported(f"{WEIGHTS}: {name} is no part of a LoRA on a Llama model")
+            raise Unsupported(f"{WEIGHTS}: {name} is no part of a LoRA that can be served")
     if not parts:
         raise InvalidRequest(f"{WEIGHTS} has no module")
     modules = {name: _module(name, found, config) for name, found in parts.items()}
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-    return Adapter(config.r, scale, modules, whole)
+    return Adapter(config.r, scale, modules, came)
 
 
 def _module(name: str, parts: dict[str, Array], config: LoraConfig) -> Module:
@@ -169,3 +187,22 @@ def _module(name: str, parts: dict[str, Array], config: LoraConfig) -> Module:
         if magnitude.shape[0] != b.shape[0]:
             raise InvalidRequest(f"{name}: {magnitude.shape[0]} lengths for {b.shape[0]} rows")
     return Module(a, b, magnitude)
+
+
+def merged_values(weight: Array, module: Module, scale: float) -> Array:
+    """Return a weight with what an adapter changes of it.
+
+    Raises:
+        InvalidRequest: some of the values would be no numbers.
+    """
+    with np.errstate(all="ignore"):
+        delta: Any = np.float32(scale) * (module.b @ module.a)
+        found: Any = weight + delta
+        if module.magnitude is not None:
+            length = np.linalg.norm(found, axis=1)
+            # A row of zeros has no direction: whatever its length, it stays one.
+            found = found * (module.magnitude / np.maximum(length, 1e-12))[:, None]
+        merged: Array = found.astype(np.float32)
+    if not np.isfinite(merged).all():
+        raise InvalidRequest("merged, the adapter makes values that are no numbers")
+    return merged

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import anyio.to_thread
 
 from ...schemas import Conflict, ModelNotFound, Unsupported
-from ..files import locate
 from ..registry import ModelSpec
-
-ENGINE = "llama_cpp"
 
 
 class Bases:
@@ -20,13 +17,16 @@ class Bases:
 
     Args:
         specs: the configured models.
+        engines: what can run those.
         taken: further names that a registered model may not have.
     """
 
-    def __init__(self, specs: Sequence[ModelSpec], taken: Sequence[str] = ()) -> None:
+    def __init__(
+        self, specs: Sequence[ModelSpec], engines: Collection[str], taken: Sequence[str] = ()
+    ) -> None:
         self._specs = {name: spec for spec in specs for name in (spec.name, *spec.aliases)}
+        self._engines = sorted(engines)
         self._taken = frozenset(taken)
-        self._digests: dict[tuple[Path, int, int], str] = {}
 
     def check_name(self, name: str) -> None:
         """Refuse the name of a model that is configured.
@@ -51,24 +51,46 @@ class Bases:
                 f"the base {name!r} is not served here; {', '.join(names)} are",
                 details={"model": name, "served": names},
             )
-        if spec.engine != ENGINE:
+        if spec.engine not in self._engines:
             raise Unsupported(
-                f"the base {name!r} runs on the engine {spec.engine}; what was trained can stand on {ENGINE} alone"
+                f"the base {name!r} runs on the engine {spec.engine}; what was trained can stand on "
+                f"{' and '.join(self._engines)} alone"
             )
         return spec
 
-    async def file(self, spec: ModelSpec) -> tuple[Path, str]:
-        """Return a model's file and its digest, which is computed once.
+
+class Digests:
+    """Digests of files, each computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int, int], str] = {}
+
+    async def of_file(self, path: Path) -> str:
+        """Return the SHA-256 of a file.
 
         Raises:
-            InvalidRequest: the file is not there.
+            OSError: it is not there.
         """
-        path = locate(spec.source)
+        return await anyio.to_thread.run_sync(self._of_file, path)
+
+    async def of_files(self, paths: Sequence[Path]) -> str:
+        """Return a digest of the names and contents of some files.
+
+        Raises:
+            OSError: one is not there.
+        """
+        return await anyio.to_thread.run_sync(self._of_files, paths)
+
+    def _of_file(self, path: Path) -> str:
         facts = path.stat()
         known = (path, facts.st_size, facts.st_mtime_ns)
-        if known not in self._digests:
-            self._digests[known] = await anyio.to_thread.run_sync(file_digest, path)
-        return path, self._digests[known]
+        if known not in self._known:
+            self._known[known] = file_digest(path)
+        return self._known[known]
+
+    def _of_files(self, paths: Sequence[Path]) -> str:
+        lines = [f"{path.name} {self._of_file(path)}" for path in paths]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -1,19 +1,20 @@
-"""The GGUF files that checkpoints became, by the digest of all that went into them; made by a child process.
+"""What checkpoints became: GGUF files and folders, by the digest of all that went into them; made by a child process.
 
-``<key>.gguf`` is whole, or not there; ``<key>-....part`` is one that is being made, or whose making died.
+``<key>.gguf``, or the folder ``<key>``, is whole, or not there; in ``<key>-....part`` one is being made, or its making died.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from tempfile import mkstemp
+from tempfile import mkdtemp
 
 import anyio
 import anyio.to_thread
@@ -32,13 +33,17 @@ FORMAT = 1
 ABANDONED_SECONDS = 3600.0
 """How old a file is that nobody is making any more, and nobody refers to."""
 KILL_SECONDS = 5.0
+CONVERTED = (".safetensors", ".json")
+"""The files of a checkpoint that most conversions read."""
+_PART = ".part"
+_SUFFIXES = (".gguf", "")
 
 
 class ModelCache:
-    """The files of registered models.
+    """What was made of the checkpoints of registered models: for each key a file or a folder, told by the suffix.
 
     Args:
-        folder: where they are.
+        folder: where it is.
         convert_seconds: how long a conversion may take.
     """
 
@@ -47,18 +52,22 @@ class ModelCache:
         self._convert_seconds = convert_seconds
         self._one = anyio.Lock()  # a conversion takes a core, and the memory of a weight or two
 
-    def file(self, key: str) -> Path:
-        """Return where the file of a key is, or would be."""
-        return self._folder / f"{key}.gguf"
+    def place(self, key: str, suffix: str) -> Path:
+        """Return where that of a key is, or would be."""
+        return self._folder / f"{key}{suffix}"
 
-    async def key(self, checkpoint: Path, base_digest: str, conversion: Conversion) -> str:
-        """Return the key of what a checkpoint becomes; reads all of it."""
+    async def key(
+        self, checkpoint: Path, base_digest: str, conversion: Conversion, reads: Collection[str]
+    ) -> str:
+        """Return the key of what a checkpoint becomes if files of some kinds are read; reads all of them."""
         parts = [f"{FORMAT} {conversion} {base_digest}"]
-        parts += await anyio.to_thread.run_sync(checkpoint_digests, checkpoint)
+        parts += await anyio.to_thread.run_sync(checkpoint_digests, checkpoint, reads)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    async def make(self, key: str, checkpoint: Path, base: Path, conversion: Conversion) -> None:
-        """Make the file of a key, if it is not there. Cancelling it kills the conversion, and leaves nothing.
+    async def make(
+        self, target: Path, checkpoint: Path, base: Path, conversion: Conversion
+    ) -> None:
+        """Make what shall be in a place, if it is not there. Cancelling it kills the conversion, and leaves nothing.
 
         Raises:
             InvalidRequest: the checkpoint is damaged, or does not fit the base.
@@ -66,19 +75,15 @@ class ModelCache:
             EngineError: the conversion died, or took too long.
         """
         async with self._one:
-            target = self.file(key)
-            if target.is_file():
-                with suppress(OSError):
-                    os.utime(target)  # Whoever sweeps sees that it is wanted.
+            if _is_there(target):
                 return
             self._folder.mkdir(parents=True, exist_ok=True)
-            handle, name = mkstemp(prefix=f"{key}-", suffix=".part", dir=self._folder)
-            os.close(handle)
-            part = Path(name)
+            part = Path(mkdtemp(prefix=f"{target.stem}-", suffix=_PART, dir=self._folder))
+            made = part / target.name
             try:
                 with anyio.fail_after(self._convert_seconds):
-                    await _convert(checkpoint, base, part, conversion)
-                _rename(part, target)
+                    await _convert(checkpoint, base, made, conversion)
+                _rename(made, target)
             except TimeoutError as error:
                 raise EngineError(
                     f"the conversion took longer than {self._convert_seconds:g} s"
@@ -87,24 +92,23 @@ class ModelCache:
                 _remove(part)
 
     def remove(self, keys: Collection[str]) -> None:
-        """Remove files; engines that have them open go on with them."""
+        """Remove what was made; engines that have it open go on with it."""
         for key in keys:
-            _remove(self.file(key))
+            for suffix in _SUFFIXES:
+                _remove(self.place(key, suffix))
 
     def sweep(self, wanted: Collection[str]) -> None:
         """Remove what was left by those who died, and what no registered model refers to, if it is old enough."""
         before = time.time() - ABANDONED_SECONDS
         for path in self._folder.glob("*") if self._folder.is_dir() else ():
-            if path.suffix in (".part", ".gguf") and path.stem not in wanted:
+            if path.suffix in (_PART, *_SUFFIXES) and path.stem not in wanted:
                 with suppress(OSError):
-                    if path.stat().st_mtime < before:
-                        path.unlink()
+                    if max(one.stat().st_mtime for one in (path, *path.rglob("*"))) < before:
+                        _remove(path)
 
 
-def checkpoint_digests(
-    checkpoint: Path, kinds: Collection[str] = (".safetensors", ".json")
-) -> list[str]:
-    """Return a line for each file of some kinds that is not private to the job: by default those that a conversion may read."""
+def checkpoint_digests(checkpoint: Path, kinds: Collection[str] = CONVERTED) -> list[str]:
+    """Return a line for each file of some kinds that is not private to the job."""
     lines = []
     for path in files_of(checkpoint):
         name = path.relative_to(checkpoint).as_posix()
@@ -114,12 +118,33 @@ def checkpoint_digests(
     return lines
 
 
-def _rename(part: Path, target: Path) -> None:
-    part.replace(target)
+def _is_there(target: Path) -> bool:
+    if not target.exists():
+        return False
+    with suppress(OSError):
+        os.utime(target)  # Whoever sweeps sees that it is wanted.
+    return True
+
+
+def _rename(made: Path, target: Path) -> None:
+    try:
+        made.rename(target)
+    except OSError:
+        if not target.is_dir():  # Another worker of this machine made the same folder meanwhile.
+            raise
 
 
 def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    """Remove a file or a folder, so that at no time half of it is taken for a whole one."""
+    if path.is_dir():
+        gone = path.with_suffix(_PART)
+        with suppress(OSError):  # Somebody else removes it.
+            if gone != path:
+                shutil.rmtree(gone, ignore_errors=True)
+                path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 async def _convert(checkpoint: Path, base: Path, target: Path, conversion: Conversion) -> None:

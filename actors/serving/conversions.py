@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 
 from ...schemas import InvalidRequest, Unsupported
-from .adapter import Adapter, Module, read_adapter
+from .adapter import Adapter, Module, merged_values, read_adapter
 from .gguf_files import BaseFile, Kind, NewTensor, kind_for, write_adapter, write_model
 from .llama import EMBEDDING, OUTPUT, Heads, gguf_name
-from .tensors import Array, Tensors
+from .tensors import ROTARY, Array, Tensors
 
 WHOLE_PATTERN = "model*.safetensors"
 FROM_CONFIG = ("num_attention_heads", "num_key_value_heads")
-ROTARY = "rotary_emb.inv_freq"
-"""What old checkpoints have beside weights: it follows from the configuration."""
 
 
 def convert_adapter(checkpoint: Path, base: BaseFile, target: Path, *, merge: bool) -> bool:
@@ -31,7 +29,7 @@ def convert_adapter(checkpoint: Path, base: BaseFile, target: Path, *, merge: bo
         InvalidRequest: it is damaged, or does not fit the base.
         Unsupported: it needs something that cannot be represented.
     """
-    adapter = read_adapter(checkpoint)
+    adapter = read_adapter(checkpoint, gguf_name)
     for name, module in adapter.modules.items():
         _check(name, module, base)
     if merge or adapter.merges:
@@ -95,14 +93,13 @@ def _merge(name: str, adapter: Adapter, base: BaseFile) -> Array:
     module = adapter.modules.get(name)
     if module is None:
         return weight
-    delta: Array = heads.ordered(name, module.b) @ module.a
-    weight = weight + np.float32(adapter.scale) * delta
-    if module.magnitude is not None:
-        length = np.linalg.norm(weight, axis=1)
-        # A row of zeros has no direction: whatever its length, it stays one.
-        factors: Array = heads.ordered(name, module.magnitude) / np.maximum(length, 1e-12)
-        weight = weight * factors[:, None]
-    return weight.astype(np.float32)
+    magnitude = module.magnitude
+    ordered = Module(
+        module.a,
+        heads.ordered(name, module.b),
+        None if magnitude is None else heads.ordered(name, magnitude),
+    )
+    return merged_values(weight, ordered, adapter.scale)
 
 
 def convert_whole(checkpoint: Path, base: BaseFile, target: Path) -> None:
@@ -161,7 +158,7 @@ def _check_config(checkpoint: Path, heads: Heads) -> None:
         kind = config.get("model_type")
         found = [config.get(name) for name in FROM_CONFIG]
     except (OSError, ValueError, AttributeError) as error:
-        raise InvalidRequest(f"config.json is missing or damaged: {error}") from error
+        raise InvalidRequest("config.json is missing or damaged") from error
     if kind != "llama":
         raise Unsupported(f"the model type {kind!r} cannot be served; only llama can")
     if found != [heads.query, heads.key]:

@@ -17,6 +17,8 @@ import msgspec
 from ...schemas import AylluError, EngineError, encode
 from ...schemas.errors import ErrorInfo
 
+PRIVATE = 0o077
+"""What nobody else may do with what is made: it was trained on what may be private."""
 NICENESS = 10
 """Those who ask models come first."""
 Conversion = Literal["adapter", "merge", "model"]
@@ -26,8 +28,8 @@ class Converted(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a conversion ended.
 
     Attributes:
-        merged: whether the file is a whole model, rather than an adapter.
-        error: why there is no file.
+        merged: whether it made a whole model, rather than an adapter.
+        error: why it made nothing.
     """
 
     merged: bool = False
@@ -35,7 +37,7 @@ class Converted(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def convert(checkpoint: Path, base: Path, target: Path, kind: Conversion) -> bool:
-    """Write a checkpoint as GGUF, and flush it.
+    """Write what engines load of a checkpoint, and flush it: on a base in GGUF a file of GGUF, on a folder a folder.
 
     Returns:
         whether it is a whole model, rather than an adapter.
@@ -45,27 +47,55 @@ def convert(checkpoint: Path, base: Path, target: Path, kind: Conversion) -> boo
         Unsupported: it needs something that cannot be represented.
         EngineError: the disk is full, or there is too little memory.
     """
+    try:
+        if base.is_dir():
+            whole = _to_folder(checkpoint, base, target, kind)
+        else:
+            whole = _to_gguf(checkpoint, base, target, kind)
+        for path in (target, *target.rglob("*")):
+            _flush(path)
+    except OSError as error:  # Its text may have the path.
+        raise EngineError(
+            f"the conversion failed: {error.strerror or 'a file is damaged'}"
+        ) from error
+    except MemoryError as error:
+        raise EngineError("the conversion failed: there is too little memory") from error
+    return whole
+
+
+def _to_gguf(checkpoint: Path, base: Path, target: Path, kind: Conversion) -> bool:
     from .conversions import convert_adapter, convert_whole
     from .gguf_files import BaseFile
 
+    opened = BaseFile(base)
+    if kind == "model":
+        convert_whole(checkpoint, opened, target)
+        return True
+    return convert_adapter(checkpoint, opened, target, merge=kind == "merge")
+
+
+def _to_folder(checkpoint: Path, base: Path, target: Path, kind: Conversion) -> bool:
+    from .folder_conversions import convert_whole, keep_adapter, merge_adapter
+    from .folders import BaseFolder
+
+    convert = {"adapter": keep_adapter, "merge": merge_adapter, "model": convert_whole}
+    convert[kind](checkpoint, BaseFolder(base), target)
+    return kind != "adapter"
+
+
+def _flush(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
-        opened = BaseFile(base)
-        whole = True
-        if kind == "model":
-            convert_whole(checkpoint, opened, target)
-        else:
-            whole = convert_adapter(checkpoint, opened, target, merge=kind == "merge")
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
-    except (OSError, MemoryError) as error:
-        raise EngineError(f"the conversion failed: {error}") from error
-    return whole
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def main(arguments: list[str]) -> int:
     """Convert as the command line says; print how it ended."""
     warnings.simplefilter("ignore")  # Of numpy, about values that are checked afterwards.
     os.nice(NICENESS)
+    os.umask(PRIVATE)
     checkpoint, base, target, kind = arguments
     try:
         merged = convert(

@@ -1,22 +1,68 @@
-"""Registered language models: checkpoints as GGUF files, on llama.cpp engines."""
+"""Registered language models: what was made of checkpoints, on the engines of their bases."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import anyio.to_thread
 
 from ...schemas import InvalidRequest
-from ..inference import InferenceActor
-from ..registry import ModelSpec, build_trained
+from ..registry import ModelSpec
 from .bases import Bases
 from .cache import ModelCache
+from .convert import Conversion
 from .records import Served, Version, new_version
-from .served import ActorOf, Loading
+from .served import Loading
 from .sources import Source, Sources, look_at
+
+
+class OnEngine(Protocol):
+    """How what was trained is served on bases of one engine."""
+
+    @property
+    def suffix(self) -> str:
+        """What the name ends in of what is made of a checkpoint: a file, or a folder."""
+        ...
+
+    @property
+    def reads(self) -> Collection[str]:
+        """The kinds of files of a checkpoint that count."""
+        ...
+
+    async def base(self, spec: ModelSpec) -> tuple[Path, str]:
+        """Return where a base's weights are, and their digest, which is computed once.
+
+        Raises:
+            InvalidRequest: they are not there.
+        """
+        ...
+
+    async def conversion(self, spec: ModelSpec, source: Source) -> Conversion:
+        """Return what a checkpoint becomes; reads no weights.
+
+        Raises:
+            InvalidRequest: something is missing or damaged.
+            Unsupported: it needs something that cannot be served.
+        """
+        ...
+
+    async def applies(self, spec: ModelSpec, adapter: Path) -> bool:
+        """Tell whether the engine can apply an adapter that was made; else it is to be merged.
+
+        Raises:
+            Unavailable: the engine is needed for that, and does not run now.
+        """
+        ...
+
+    def loading(self, spec: ModelSpec, made: Path, name: str, version: Version) -> Loading:
+        """Return what loads a version of what was made.
+
+        Raises:
+            AylluError: it cannot be loaded now.
+        """
+        ...
 
 
 class LanguageModels:
@@ -24,12 +70,16 @@ class LanguageModels:
 
     Args:
         bases: the configured models.
+        engines: how they are served on the engines of those.
         cache: where files are made of checkpoints.
         sources: finds checkpoints.
     """
 
-    def __init__(self, bases: Bases, cache: ModelCache, sources: Sources) -> None:
+    def __init__(
+        self, bases: Bases, engines: Mapping[str, OnEngine], cache: ModelCache, sources: Sources
+    ) -> None:
         self._bases = bases
+        self._engines = engines
         self._cache = cache
         self._sources = sources
 
@@ -50,34 +100,49 @@ class LanguageModels:
             ModelNotFound: its base is not served here.
             EngineError: the conversion died, or took too long.
         """
-        assert source.conversion is not None
         spec = self._bases.find(source.base)
-        path, digest = await self._bases.file(spec)
-        key = await self._cache.key(source.folder, digest, source.conversion)
-        await self._cache.make(key, source.folder, path, source.conversion)
-        served: Served = "adapter" if source.conversion == "adapter" else "model"
-        return new_version(source, base=spec.name, base_digest=digest, key=key, served=served)
+        engine = self._engines[spec.engine]
+        base, digest = await engine.base(spec)
+        conversion = await engine.conversion(spec, source)
+        while True:
+            key = await self._cache.key(source.folder, digest, conversion, engine.reads)
+            made = self._cache.place(key, engine.suffix)
+            await self._cache.make(made, source.folder, base, conversion)
+            if conversion != "adapter" or await engine.applies(spec, made):
+                break
+            conversion = "merge"
+        served: Served = "adapter" if conversion == "adapter" else "model"
+        return new_version(
+            source,
+            base=spec.name,
+            base_digest=digest,
+            key=key,
+            served=served,
+            conversion=conversion,
+        )
 
     async def loading(self, name: str, version: Version) -> Loading:
         """Return what loads a version; its file is made anew where it is gone; see `Kind.loading`."""
         spec = self._bases.find(version.base)
-        path, digest = await self._bases.file(spec)
-        adapter = version.served == "adapter"
-        if adapter and digest != version.base_digest:
-            raise InvalidRequest(f"the base {version.base!r} has another file by now: train anew")
-        file = self._cache.file(version.key)
-        if not file.is_file():
-            await self._make_again(version, path, digest)
-        return partial(_loaded, spec, file, name, adapter)
+        engine = self._engines[spec.engine]
+        base, digest = await engine.base(spec)
+        if version.served == "adapter" and digest != version.base_digest:
+            raise InvalidRequest(f"the base {version.base!r} has other weights by now: train anew")
+        made = self._cache.place(version.key, engine.suffix)
+        if not await anyio.Path(made).exists():
+            await self._make_again(version, engine, base, digest, made)
+        return engine.loading(spec, made, name, version)
 
-    async def _make_again(self, version: Version, path: Path, digest: str) -> None:
+    async def _make_again(
+        self, version: Version, engine: OnEngine, base: Path, digest: str, made: Path
+    ) -> None:
         assert version.conversion is not None
         folder = self._sources.folder(version.url)
         await anyio.to_thread.run_sync(look_at, folder, version.base)
-        key = await self._cache.key(folder, digest, version.conversion)
+        key = await self._cache.key(folder, digest, version.conversion, engine.reads)
         if key != version.key:
             raise InvalidRequest(f"{folder.name}, or its base, is not any more what was registered")
-        await self._cache.make(key, folder, path, version.conversion)
+        await self._cache.make(made, folder, base, version.conversion)
 
     def remove(self, keys: Collection[str]) -> None:
         """Remove the files of versions that are no more."""
@@ -86,11 +151,3 @@ class LanguageModels:
     def sweep(self, keys: Collection[str]) -> None:
         """Remove the files that nobody refers to any more."""
         self._cache.sweep(keys)
-
-
-@asynccontextmanager
-async def _loaded(spec: ModelSpec, file: Path, name: str, adapter: bool) -> AsyncGenerator[ActorOf]:
-    async with build_trained(spec, file, adapter=adapter) as engine:
-        yield lambda version: InferenceActor(
-            engine, name, base=version.base, version=version.version
-        )

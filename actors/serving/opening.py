@@ -6,20 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...bus.bus import Bus
-from ..registry import ModelSpec
+from ..registry import ModelSpec, build_engine
 from .actor import ModelRegistryActor
-from .bases import Bases
+from .bases import Bases, Digests
 from .cache import ModelCache
 from .host import ModelHost
-from .language import LanguageModels
+from .language import LanguageModels, OnEngine
+from .on_llama_cpp import OnLlamaCpp
+from .on_vllm import Build, OnVllm
 from .records import open_records
 from .registrar import Registrar
+from .running_engines import RunningEngines
 from .settings import ServingConfig
 from .sources import Sources
 
 
 async def open_serving(
-    bus: Bus, data_dir: Path, models: Sequence[ModelSpec], config: ServingConfig
+    bus: Bus,
+    data_dir: Path,
+    models: Sequence[ModelSpec],
+    config: ServingConfig,
+    running: RunningEngines,
+    *,
+    build: Build = build_engine,
 ) -> tuple[ModelRegistryActor, ModelHost]:
     """Return the registry's actor, and the host that serves its models; both are to be run.
 
@@ -28,12 +37,19 @@ async def open_serving(
         data_dir: where files are made of checkpoints; trainers of this machine keep theirs below it.
         models: the configured models, on which registered ones stand.
         config: the limits.
+        running: the engines of those models, in this worker.
+        build: makes engines of what was merged.
     """
     records = await open_records(bus)
-    bases = Bases(models)
+    digests = Digests()
+    engines: dict[str, OnEngine] = {
+        "llama_cpp": OnLlamaCpp(digests),
+        "vllm": OnVllm(digests, running, build),
+    }
+    bases = Bases(models, engines)
     cache = ModelCache(data_dir / "models", config.convert_seconds)
     sources = open_sources(bus, data_dir, config)
-    kind = LanguageModels(bases, cache, sources)
+    kind = LanguageModels(bases, engines, cache, sources)
     host = ModelHost(bus, records, kind, config.drain_seconds)
     registrar = Registrar(records, host, config.versions)
     return ModelRegistryActor(bus, records, registrar, sources, config.models), host

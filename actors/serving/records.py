@@ -42,8 +42,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         url: the folder of its checkpoint.
         base: the model that it stands on; of a reward model with weights of its own, what it was made of, if that is known.
         base_digest: the digest of the weights of what it stands on.
-        conversion: how its checkpoint becomes a GGUF file; None of a reward model, which becomes none.
-        key: the digest of all that it is made of, and the name of its file in the cache.
+        conversion: what is made of its checkpoint; None of a reward model, of which nothing is.
+        key: the digest of all that it is made of, and the name of what was made, in the cache.
         served: as an adapter on its base, as weights of its own, or as a reward model.
         registered_at: when.
         job: whose checkpoint it is.
@@ -70,6 +70,7 @@ def new_version(
     base_digest: str,
     key: str,
     served: Served,
+    conversion: Conversion | None = None,
 ) -> Version:
     """Return a checkpoint as a version that is not kept yet; its number is known when it is."""
     return Version(
@@ -78,7 +79,7 @@ def new_version(
         url=source.folder.as_uri(),
         base=base,
         base_digest=base_digest,
-        conversion=source.conversion,
+        conversion=conversion,
         key=key,
         served=served,
         registered_at=datetime.now(UTC),

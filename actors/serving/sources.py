@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -22,8 +22,7 @@ from ...schemas import (
     RegisterModelRequest,
 )
 from ..training.checkpoints import MANIFEST, refuse_pickles, verify
-from .adapter import CONFIG, must_merge
-from .convert import Conversion
+from .adapter import CONFIG
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +32,16 @@ class Source:
     Attributes:
         folder: where it is.
         base: the name of the model that was trained; empty where nothing tells it and nothing needs it.
-        conversion: how it becomes a GGUF file; None of a reward model, which becomes none.
+        kind: what it is.
+        merge: whether its manifest says that it is an adapter which can be served only merged into its base.
         job: whose it is.
         iters: which one of it.
     """
 
     folder: Path
     base: str
-    conversion: Conversion | None
+    kind: Literal["adapter", "model", "reward"]
+    merge: bool = False
     job: str | None = None
     iters: int | None = None
 
@@ -74,7 +75,7 @@ class Sources:
         folder = self.folder(url)
         source = await anyio.to_thread.run_sync(look_at, folder, request.base)
         if request.job_uuid is not None:
-            return Source(folder, source.base, source.conversion, request.job_uuid, source.iters)
+            return replace(source, job=request.job_uuid)
         return source
 
     async def _of_job(self, request: RegisterModelRequest) -> str:
@@ -120,7 +121,6 @@ def look_at(folder: Path, base: str | None) -> Source:
 
     Raises:
         InvalidRequest: something in it may hold code, is damaged, or nothing tells its base.
-        Unsupported: it is an adapter that cannot be represented.
     """
     kind: Literal["adapter", "model"]
     if (folder / MANIFEST).is_file():
@@ -135,12 +135,9 @@ def look_at(folder: Path, base: str | None) -> Source:
     if base is None and (kind == "adapter" or not reward):
         raise InvalidRequest("base: which served model was trained? The folder does not tell")
     if reward:
-        return Source(folder, base or "", None, iters=iters)
+        return Source(folder, base or "", "reward", iters=iters)
     assert base is not None
-    conversion: Conversion = kind
-    if kind == "adapter" and (must_merge(folder) or merge):
-        conversion = "merge"
-    return Source(folder, base, conversion, iters=iters)
+    return Source(folder, base, kind, merge, iters=iters)
 
 
 def _scores(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from ayllu.actors.inference import InferenceActor
 from ayllu.actors.models import ModelsActor
 from ayllu.actors.registry import ModelSpec, build_engine, default_models
 from ayllu.actors.serving.opening import open_serving
+from ayllu.actors.serving.running_engines import RunningEngines
 from ayllu.actors.serving.settings import ServingConfig
 from ayllu.bus import Bus, client
 from ayllu.bus.service import serve
@@ -75,7 +76,9 @@ async def running_worker(
 ) -> AsyncIterator[None]:
     """Run what an inference worker runs, until the end of the block; jobs' checkpoints are a root."""
     roots = [str(trained() / "training"), *config.pop("roots", [])]
-    registry, host = await open_serving(bus, data_dir, specs, ServingConfig(roots=roots, **config))
+    registry, host = await open_serving(
+        bus, data_dir, specs, ServingConfig(roots=roots, **config), RunningEngines()
+    )
     async with anyio.create_task_group() as tasks:
         await tasks.start(host.run)
         await tasks.start(serve, bus, registry)

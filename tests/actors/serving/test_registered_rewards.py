@@ -18,6 +18,7 @@ from support.rewards import prompt, request
 from ayllu.actors.rewards.registered import open_registered
 from ayllu.actors.serving.opening import open_serving
 from ayllu.actors.serving.records import ModelRecord, new_version, open_records
+from ayllu.actors.serving.running_engines import RunningEngines
 from ayllu.actors.serving.settings import ServingConfig
 from ayllu.actors.serving.sources import Source
 from ayllu.actors.training.settings import TrainableModel, Trainables, TrainingSettings
@@ -84,7 +85,7 @@ async def rewards_worker(bus: Bus, data_dir: Path, *roots: Path) -> AsyncIterato
 @asynccontextmanager
 async def registry(bus: Bus, data_dir: Path, *roots: Path) -> AsyncIterator[Registry]:
     """Run the registry of a worker that serves language models, though none here, until the end of the block."""
-    actor, host = await open_serving(bus, data_dir, [], config(*roots))
+    actor, host = await open_serving(bus, data_dir, [], config(*roots), RunningEngines())
     async with anyio.create_task_group() as tasks:
         await tasks.start(host.run)
         await tasks.start(serve, bus, actor, JobsDouble(classifiers() / "training" / "jobs"))
