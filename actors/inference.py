@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ..bus.slots import Slots
 from ..schemas import (
     BatchChatCompletionRequest,
     BatchCompletionRequest,
@@ -35,6 +36,8 @@ from .tool_calls import ForcedCallParser, PlainText, ToolCallParser
 
 T = TypeVar("T")
 
+WAITING = 100
+"""How many requests may wait for a slot where nothing is said."""
 AHEAD = 4
 """How many items of a batch may wait for their turn, or to be read, for each that is generated."""
 
@@ -48,6 +51,10 @@ class InferenceActor(Inference):
         aliases: other names for it.
         base: the model that it was trained from, if it is a registered one.
         version: of a registered one.
+        waiting: how many requests may wait for a slot of the engine.
+
+    Attributes:
+        slots: those of the engine; a request has one, and a batch further ones while no request wants them.
     """
 
     service_name = "inference"
@@ -60,6 +67,7 @@ class InferenceActor(Inference):
         *,
         base: str | None = None,
         version: int | None = None,
+        waiting: int = WAITING,
     ) -> None:
         self.models = frozenset((name, *aliases))
         described = Model(
@@ -72,6 +80,7 @@ class InferenceActor(Inference):
             version=version,
         )
         self.service_metadata = {"models": encode([described]).decode()}
+        self.slots = Slots(engine.slots, waiting=waiting)
         self._engine = engine
         self._name = name
         self._wanted = 0  # generations that run or wait for a slot
@@ -85,7 +94,7 @@ class InferenceActor(Inference):
             "model": self._name,
             "slots": slots,
             "slots_in_use": min(self._wanted, slots),
-            "waiting": max(0, self._wanted - slots),
+            "waiting": self.slots.waiting + max(0, self._wanted - slots),
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,
         }
@@ -138,7 +147,8 @@ class InferenceActor(Inference):
 
     def _in_order(self, jobs: Sequence[Job[T]]) -> AsyncGenerator[T, None]:
         slots = self._engine.slots
-        return in_order(jobs, at_once=slots, ahead=slots * AHEAD)
+        held = [partial(self._in_slot, job) for job in jobs]
+        return in_order(held, at_once=slots, ahead=slots * AHEAD)
 
     def _completion_prompt(self, request: CompletionRequest, where: str = "content") -> Prompt:
         self._check_model(request.model)
@@ -165,6 +175,10 @@ class InferenceActor(Inference):
         if model not in self.models:
             served = sorted(self.models)
             raise ModelNotFound(f"this actor does not serve {model!r}", details={"served": served})
+
+    async def _in_slot(self, job: Job[T]) -> T:
+        async with self.slots.item():
+            return await job()
 
     async def _completed(self, request: CompletionRequest, prompt: Prompt) -> CompletionResponse:
         return assemble_completion([chunk async for chunk in self._text(request, prompt)])

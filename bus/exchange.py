@@ -3,7 +3,7 @@
 The caller publishes a request with an inbox as reply subject. The responder publishes frames to ``<inbox>.<kind>``; the
 kind is the last token of the subject, so that a data frame is the raw event and nothing else:
 
-    a  accept      the responder's control subject
+    a  accept      the responder's control subject; another one's, if the request was handed over before any data frame
     d  data        one event or reply
     c  claim       a reference to an event that was too large for a message
     h  heartbeat   the count of data frames so far; once a second, however busy
@@ -51,10 +51,11 @@ WINDOW = 256
 """How many data frames may be on the way."""
 
 
-class Accept(msgspec.Struct, frozen=True):
-    """Names the responder's control subject."""
+class Accept(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Names the responder's control subject, and how often the request was handed over before it took it."""
 
     control: str
+    hops: int = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -123,6 +124,7 @@ class Caller:
         "_deadline",
         "_doubted",
         "_heard",
+        "_hops",
         "_suspected",
         "_taken",
         "control",
@@ -140,6 +142,7 @@ class Caller:
         self.forgotten = False
         self._deadline = deadline
         self._heard = now
+        self._hops = 0
         self._suspected: float | None = None
         self._count = 0
         self._doubted: deque[bytes | Claimed] | None = None
@@ -180,7 +183,10 @@ class Caller:
 
     def _receive_other(self, kind: str, payload: bytes) -> None:
         if kind == ACCEPT:
-            self.control = decode(payload, Accept).control
+            accept = decode(payload, Accept)
+            if accept.hops < self._hops:
+                return  # From one that has handed the request over: a cluster may deliver it late.
+            self.control, self._hops = accept.control, accept.hops
             if self._cancelling:
                 self._send_cancel()
         elif kind == HEARTBEAT:

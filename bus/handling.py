@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -11,6 +12,7 @@ from urllib.parse import unquote
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from ..schemas import (
     AylluError,
@@ -36,6 +38,7 @@ from .exchange import (
     Claimed,
     Responder,
 )
+from .sharer import Handed
 from .transport import Message
 
 log = logging.getLogger(__name__)
@@ -62,10 +65,27 @@ class Handling:
 
     With the exchange header it is answered by frames; without it plainly, a reply (or each event) as one message on the
     reply subject, so that any NATS client can ask.
+
+    Args:
+        bus: the bus.
+        operation: what is asked for.
+        message: the request.
+        control: the subject on which its caller is heard.
+        bundles: what sends data frames.
+        handed: the request as another actor handed it over, if one did.
+        waits: whether it waits for `begin`.
     """
 
     def __init__(
-        self, bus: Bus, operation: Operation, message: Message, control: str, bundles: Bundles
+        self,
+        bus: Bus,
+        operation: Operation,
+        message: Message,
+        control: str,
+        bundles: Bundles,
+        *,
+        handed: Handed | None = None,
+        waits: bool = False,
     ) -> None:
         self.operation = operation
         self._bus = bus
@@ -77,15 +97,48 @@ class Handling:
             bundles if self._exchange and self._headers[EXCHANGE_HEADER] == BUNDLES else None
         )
         self._control = control
+        self._hops = 0 if handed is None else handed.hops
+        self._waited = 0.0 if handed is None else handed.waited
+        self._since = asyncio.get_running_loop().time()
+        self._begun = asyncio.Event() if waits else None
+        self._handed_over = False
         self._machine = Responder()
-        self._scope = anyio.CancelScope()
+        # Made by `run`: some of anyio, where the package sniffio is installed, cannot be made outside of tasks.
+        self._scope: anyio.CancelScope | None = None
+        self._stopped = False
         self._credit = anyio.Event()
         self._stop_error: AylluError | None = None
 
     def stop(self, error: AylluError) -> None:
         """End the work with an error to the caller."""
         self._stop_error = self._stop_error or error
-        self._scope.cancel()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._stopped = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the work was told to end."""
+        return self._stopped
+
+    def begin(self) -> None:
+        """Begin with the work; until then the caller only hears that the request was taken."""
+        if self._begun is not None:
+            self._begun.set()
+
+    def hand_over(self) -> Handed:
+        """End here without a word to the caller, and return the request for another actor, with the time that is left."""
+        self._handed_over = True
+        self._cancel()
+        message = self._message
+        waited = asyncio.get_running_loop().time() - self._since
+        with suppress(InvalidRequest):  # Then it is as wrong with the other actor.
+            left = f"{max(self._timeout() - waited, 0.001):.3f}"
+            message = replace(message, headers={**self._headers, TIMEOUT_HEADER: left})
+        return Handed(message, self._hops + 1, self._waited + waited)
 
     def control(self, message: Message) -> None:
         """Take what came on the control subject."""
@@ -106,10 +159,12 @@ class Handling:
         result: bytes | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                if self._exchange:
-                    await self._send(ACCEPT, encode(Accept(self._control)))
+                if self._exchange and not self._handed_over:
+                    await self._send(ACCEPT, encode(Accept(self._control, self._hops)))
                     tasks.start_soon(self._beat)
-                with self._scope:
+                with anyio.CancelScope() as self._scope:
+                    if self._stopped:
+                        self._scope.cancel()
                     result = await self._work(method)
                 tasks.cancel_scope.cancel()
         except* AylluError as group:
@@ -118,6 +173,8 @@ class Handling:
             # The traceback stays here; callers get a sentence.
             log.error("%s failed", self.operation.name, exc_info=_first(group))
             error = InternalError(f"{self.operation.name} failed in the actor; its log says why")
+        if self._handed_over:
+            return None
         error = self._stop_error or error
         with anyio.move_on_after(END_SECONDS, shield=True):
             try:
@@ -143,6 +200,8 @@ class Handling:
         )
         try:
             with anyio.move_on_after(timeout):
+                if self._begun is not None and not self._begun.is_set():
+                    await self._begun.wait()
                 return await self._run(method)
             raise DeadlineExceeded("the call did not end within its deadline")
         finally:

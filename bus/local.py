@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ class LocalTransport:
         self._subscriptions: list[_Subscription] = []
         self._services: dict[str, ServiceInfo] = {}
         self._names = itertools.count(1)
+        self._published: deque[Message] = deque()
+        self._delivery: asyncio.Task[None] | None = None
 
     @property
     def max_payload(self) -> int:
@@ -64,8 +67,14 @@ class LocalTransport:
         """Send a message; see `Transport.publish`."""
         if len(payload) > self._max_payload:
             raise BusError(f"a payload of {len(payload)} bytes is too large", retryable=False)
-        message = Message(subject, payload, reply, headers)
-        asyncio.get_running_loop().call_soon(self._deliver, message)
+        self._published.append(Message(subject, payload, reply, headers))
+        if self._delivery is None or self._delivery.done():
+            # A task, not a callback of the loop: where the package sniffio is installed, much of anyio works in tasks only.
+            self._delivery = asyncio.create_task(self._deliver_all())
+
+    async def _deliver_all(self) -> None:
+        while self._published:
+            self._deliver(self._published.popleft())
 
     def _deliver(self, message: Message) -> None:
         groups: dict[str, list[_Subscription]] = {}

@@ -55,6 +55,17 @@ def failure(machine: Caller) -> Failed:
     return machine.outcome
 
 
+@pytest.mark.requirement("share-hand-over")
+def test_the_last_actor_of_a_request_that_was_handed_over_is_the_one_to_talk_to() -> None:
+    machine = caller()
+    machine.receive(ACCEPT, encode(Accept("second", 1)), 0.0)
+    # A cluster may deliver the words of two senders in any order.
+    machine.receive(ACCEPT, ACCEPTED, 0.0)
+    assert machine.control == "second"
+    machine.cancel()
+    assert machine.outgoing == [CANCEL]
+
+
 @pytest.mark.requirement("exchange-frames")
 def test_events_come_in_order_and_then_the_result() -> None:
     machine, responder = caller(), Responder()
