@@ -20,6 +20,7 @@ from . import (
     idle,
     machine,
     model,
+    openai_streams,
     retrieval,
     rewards,
     servers,
@@ -29,6 +30,7 @@ from . import (
     training,
     turns,
     unread,
+    upstream,
     vectors,
     waiting,
 )
@@ -51,6 +53,16 @@ Rows = list[tuple[str, str]]
 
 def _streams(count: int) -> Callable[[Place, Quick], Awaitable[Result]]:
     return lambda place, quick: streams.measure_streams(place, quick.pairs, count, tiny=quick.tiny)
+
+
+def _upstream(count: int) -> Callable[[Place, Quick], Awaitable[Result]]:
+    return lambda place, quick: upstream.measure_upstream(
+        place, quick.pairs, count, tiny=quick.tiny
+    )
+
+
+def _openai_streams(place: Place, quick: Quick) -> Awaitable[Result]:
+    return openai_streams.measure_openai_streams(place, quick.pairs, 32, tiny=quick.tiny)
 
 
 def _turns(count: int) -> Callable[[Place, Quick], Awaitable[Result]]:
@@ -132,6 +144,13 @@ SCENARIOS: dict[
 ] = {
     "streams-1": ("1 stream of 128 scripted tokens", _streams(1), streams.rows),
     "streams-32": ("32 streams of 128 scripted tokens", _streams(32), streams.rows),
+    "upstream-1": ("1 stream of 128 tokens of another server", _upstream(1), upstream.rows),
+    "upstream-32": ("32 streams of 128 tokens of another server", _upstream(32), upstream.rows),
+    "openai-streams": (
+        "32 streams of 128 scripted tokens over OpenAI's protocol",
+        _openai_streams,
+        openai_streams.rows,
+    ),
     "turns-1": ("1 turn of 128 scripted tokens", _turns(1), turns.rows),
     "turns-32": ("32 turns of 128 scripted tokens", _turns(32), turns.rows),
     "resume": ("a turn is followed again", _resume, turns.resume_rows),

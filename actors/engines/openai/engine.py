@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from functools import partial
@@ -159,6 +160,8 @@ class OpenAIEngine:
             while deltas := await call.read():
                 for delta in deltas:
                     yield delta
+                # What a fast server has sent ahead must not keep the first token, and others, waiting.
+                await asyncio.sleep(0)
         finally:
             # No task group may stand around a yield, so the connection is closed here, and the slot free when it is.
             try:
