@@ -1,4 +1,4 @@
-"""The client of servers that speak OpenAI's protocol: HTTP/1.1 on sockets, in a process of its own.
+"""The client of servers that stream chats over HTTP/1.1, in OpenAI's protocol or in ours: on sockets, in a process of its own.
 
 It does as little as a client can, so that what is measured is the server. Each stream has a connection of its own: llama.cpp's
 server closes them.
@@ -17,8 +17,8 @@ from .child import answer_lines, run
 from .load import STREAM_SECONDS, Heard, Load
 
 EVENT = b"data: {"
-CONTENT = (b'"content":"', b'"content": "', b'"text":"', b'"text": "')
-END = b"data: [DONE]"
+CONTENT = (b'"content":"', b'"content": "', b'"text":"', b'"text": "', b'"text_delta":"')
+ENDS = (b"data: [DONE]", b"event: result")
 READ = 1 << 16
 
 
@@ -68,7 +68,7 @@ async def _stream(
         raise RuntimeError(f"the server refused: {head!r} {await reader.read(2000)!r}")
     said = b""
     begun = False
-    while END not in said[-1024:]:
+    while not any(end in said[-2048:] for end in ENDS):
         data = await reader.read(READ)
         if not data:
             raise RuntimeError(f"the server ended the stream: {said[-500:]!r}")
