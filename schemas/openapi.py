@@ -24,7 +24,9 @@ DESCRIPTION = (
     "is still in draft and subject to change.\n\n"
     "This document describes ayllu's implementation of that draft. A request that is valid under "
     "the draft is valid here; the fields and operations that ayllu adds are optional, and "
-    "docs/spec-notes.md lists them."
+    "docs/spec-notes.md lists them.\n\n"
+    "The gateway also answers OpenAI's clients, under `/v1/`. Those paths are OpenAI's and are described by its own "
+    "document; docs/openai.md says which fields of it are honoured."
 )
 _SSE_ASKED = "With `stream` in the request, the response is streamed. "
 _SSE = (

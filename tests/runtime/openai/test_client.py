@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ TOOLS: Any = [
     },
     {"type": "function", "function": {"name": "time", "strict": True}},
 ]
-ANSWERS: dict[str, list[Step]] = {
+ANSWERS: dict[str, Sequence[Step]] = {
     "weather?": ["Let ", "me see. ", *CALLS.partition("Li")],
     "sunny": ["It is", " sunny."],
     "city as JSON": ['{"name": "Lima",', ' "people": 10}'],
@@ -72,7 +72,7 @@ def user(text: str) -> Any:
 @asynccontextmanager
 async def running(nats_url: str, **options: Any) -> AsyncIterator[tuple[Gateway, ScriptedEngine]]:
     # Gates belong to a loop, so they are made for each test.
-    answers = {
+    answers: dict[str, Sequence[Step]] = {
         key: [anyio.Event() if isinstance(step, anyio.Event) else step for step in steps]
         for key, steps in ANSWERS.items()
     }
@@ -167,7 +167,7 @@ async def test_tools(nats_url: str) -> None:
             final = (await helper.get_final_completion()).choices[0].message
         assert "tool_calls.function.arguments.done" in {event.type for event in events}
         assert [call.function.name for call in final.tool_calls or []] == ["weather", "time"]
-        answers = [
+        answers: Any = [
             {"role": "tool", "tool_call_id": call.id, "content": text}
             for call, text in zip(message.tool_calls, ["sunny", "noon"], strict=True)
         ]
@@ -301,11 +301,9 @@ async def test_each_error_raises_its_class(nats_url: str) -> None:
         error = await caught("word " * 80, openai.BadRequestError)
         assert error.code == "context_length_exceeded"
         image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+        shown: Any = [{"role": "user", "content": [image]}]
         with pytest.raises(openai.BadRequestError) as refused:
-            await client.chat.completions.create(
-                model=MODEL,
-                messages=[{"role": "user", "content": [image]}],  # type: ignore[list-item]
-            )
+            await client.chat.completions.create(model=MODEL, messages=shown)
         assert refused.value.code == "unsupported"
         for stream in (False, True):
             error = await caught("nothing", openai.RateLimitError, stream=stream)
@@ -498,19 +496,21 @@ class Liar(Inference):
 @pytest.mark.requirement("openai-actors-not-trusted")
 async def test_actors_that_are_not_ours(nats_url: str) -> None:
     liar = Liar()
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("completions", {"prompt": "x"}),
+        ("completions", {"prompt": ["x", "y"]}),
+        ("chat/completions", {"messages": [user("x")]}),
+        ("chat/completions", {"messages": [user("x")], "stream": True}),
+    ]
     async with running_openai(nats_url, liar) as gateway:
-        for path, fields in [
-            ("completions", {"prompt": "x"}),
-            ("completions", {"prompt": ["x", "y"]}),
-            ("chat/completions", {"messages": [user("x")]}),
-            ("chat/completions", {"messages": [user("x")], "stream": True}),
-        ]:
+        for path, fields in requests:
             body = {"model": "openai-liar", **fields}
             reply = await gateway.http.post(f"/v1/{path}", json=body)
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "bus_error")
         body = {"model": "openai-liar", "prompt": "x", "stream": True}
         async with gateway.http.stream("POST", "/v1/completions", json=body) as streamed:
             assert streamed.status_code == 200
-            lines = [line async for line in streamed.aiter_lines() if liar.heard.set() or line]
-        assert '"fine"' in lines[0]
-        assert '"bus_error"' in lines[-1]
+            lines = aiter(streamed.aiter_lines())
+            assert '"fine"' in await anext(lines)
+            liar.heard.set()
+            assert '"bus_error"' in [line async for line in lines if line][-1]

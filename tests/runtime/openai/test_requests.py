@@ -332,7 +332,7 @@ def test_prompts() -> None:
 def test_inputs() -> None:
     assert embeddings(input="x", user="me") == EmbeddingsRequest("m", ["x"])
     assert embeddings(input=["x", "y"]).input == ["x", "y"]
-    for param, fields in [
+    refused: list[tuple[str, dict[str, Any]]] = [
         ("input", {"input": [1, 2]}),
         ("input", {"input": []}),
         ("input", {"input": ["x"] * 513}),
@@ -340,7 +340,8 @@ def test_inputs() -> None:
         ("encoding_format", {"input": "x", "encoding_format": "int8"}),
         ("dimensions", {"input": "x", "dimensions": 0}),
         ("temperature", {"input": "x", "temperature": 1}),
-    ]:
+    ]
+    for param, fields in refused:
         assert param_of(embeddings, **fields) == param
 
 
