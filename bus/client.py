@@ -23,6 +23,7 @@ from ..schemas import (
 from ..schemas.proxy import add_methods
 from .bus import Bus
 from .calls import Call
+from .kept import is_kept
 from .subjects import operation_subject
 from .transport import ServiceInfo
 
@@ -102,7 +103,8 @@ async def open_call(
         if not models:
             return Unavailable(f"no live actor serves any {kind} model at present")
         names = sorted({name for known in models for name in (known.name, *known.aliases)})
-        if model in names:  # Its actor is just coming up, or coming back after the bus was away.
+        # Its actor is just coming up, or coming back after the bus was away or its engine died.
+        if model in names or await is_kept(bus, model, kind):
             return Unavailable(f"the model {model!r} is not ready yet")
         return ModelNotFound(
             f"no live actor serves the model {model!r}; served are {', '.join(names)}",

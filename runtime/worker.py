@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -26,7 +26,8 @@ from ..actors.registry import ModelSpec, build_engine
 from ..actors.serving.running_engines import RunningEngines, watched
 from ..actors.supervision import Start, supervise
 from ..bus.bus import Bus, connect
-from ..bus.service import serve
+from ..bus.kept import keeping
+from ..bus.service import Drain, serve
 from ..schemas import AylluError, error_from
 from .config import Config
 from .gateway import serve_gateway
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 GARBAGE_OBJECTS = 10_000
 """How many more objects there are than before when a worker looks for garbage."""
+CUT_SECONDS = 2.0
+"""How long it may take to tell callers that their calls end, after a second signal."""
 READY_LINE = "ready"
 """What a worker prints on stdout when all its actors are ready."""
 
@@ -48,12 +51,14 @@ class Setting:
         config: the configuration of the deployment.
         data_dir: where actors keep files of their own.
         listener: the socket of the gateway, if the worker has one.
+        drain: how long running calls of models may go on when the worker ends.
     """
 
     bus: Bus
     config: Config
     data_dir: Path
     listener: socket | None
+    drain: Drain = field(default_factory=Drain)
 
     @property
     def generated(self) -> Path:
@@ -77,8 +82,10 @@ def _inference(setting: Setting) -> Mapping[str, Start]:
                 watched(engine),
                 running.running(spec.name, engine),
             ):
-                actor = InferenceActor(engine, name=spec.name, aliases=spec.aliases)
-                await serve(setting.bus, actor, task_status=task_status)
+                actor = InferenceActor(
+                    engine, name=spec.name, aliases=spec.aliases, waiting=spec.waiting
+                )
+                await serve(setting.bus, actor, drain=setting.drain, task_status=task_status)
 
         return start
 
@@ -87,7 +94,12 @@ def _inference(setting: Setting) -> Mapping[str, Start]:
 
         config = setting.config
         registry, host = await open_serving(
-            setting.bus, setting.data_dir, config.served_models, config.serving, running
+            setting.bus,
+            setting.data_dir,
+            config.served_models,
+            config.serving,
+            running,
+            drain=setting.drain,
         )
         # Adapters are served by the engines of these.
         await running.wait_for([one.name for one in config.served_models if one.engine == "vllm"])
@@ -95,8 +107,15 @@ def _inference(setting: Setting) -> Mapping[str, Start]:
             await tasks.start(host.run)
             await serve(setting.bus, registry, task_status=task_status)
 
+    async def keep(*, task_status: TaskStatus[Any]) -> None:
+        specs = setting.config.served_models
+        names = [name for spec in specs for name in (spec.name, *spec.aliases)]
+        async with keeping(setting.bus, names):
+            task_status.started()
+            await anyio.sleep_forever()
+
     starts = {f"model {spec.name}": start_of(spec) for spec in setting.config.served_models}
-    return {**starts, "registered models": start_registered}
+    return {**starts, "registered models": start_registered, "names of models": keep}
 
 
 def _gateway(setting: Setting) -> Mapping[str, Start]:
@@ -234,7 +253,7 @@ def _rewards(setting: Setting) -> Mapping[str, Start]:
                     why = f"reward model {spec.name!r}: {error.message}"
                     raise error_from(replace(error.info, message=why)) from error
                 actor = RewardScoringActor(engine, spec.name, spec.aliases)
-                await serve(setting.bus, actor, task_status=task_status)
+                await serve(setting.bus, actor, drain=setting.drain, task_status=task_status)
 
         return start
 
@@ -247,7 +266,7 @@ def _rewards(setting: Setting) -> Mapping[str, Start]:
         trainables = Trainables(config.training, config.served_models, weights)
         taken = [name for spec in specs for name in (spec.name, *spec.aliases)]
         registered, host = await open_registered(
-            setting.bus, data_dir, trainables, taken, config.serving
+            setting.bus, data_dir, trainables, taken, config.serving, drain=setting.drain
         )
         async with anyio.create_task_group() as tasks:
             await tasks.start(host.run)
@@ -292,8 +311,13 @@ async def run_worker(
     config: Config,
     data_dir: Path,
     listener: socket | None = None,
+    *,
+    drain_seconds: float | None = None,
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; prints `READY_LINE` when it is ready.
+
+    Running calls of models then go on for ``drain_seconds`` (by default as configured, ``serving.drain_seconds``); a second
+    signal ends them.
 
     Raises:
         AylluError: the bus cannot be reached, or an actor cannot be started.
@@ -303,14 +327,27 @@ async def run_worker(
     # 700 objects took a twentieth of an actor's time.
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
-    async with connect(bus_url, name=name) as bus, anyio.create_task_group() as tasks:
+    drain = Drain(config.serving.drain_seconds if drain_seconds is None else drain_seconds)
+    async with connect(bus_url, name=name) as bus, anyio.create_task_group() as ending:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await tasks.start(run_actors, kinds, Setting(bus, config, data_dir, listener))
-            announce(READY_LINE)
-            async for number in signals:
+            async with anyio.create_task_group() as tasks:
+                setting = Setting(bus, config, data_dir, listener, drain)
+                await tasks.start(run_actors, kinds, setting)
+                announce(READY_LINE)
+                number = await anext(aiter(signals))
                 log.info("%s: stopping at %s", name, signal.Signals(number).name)
-                break
-            tasks.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
+                ending.start_soon(_hurry, signals, drain)
+            ending.cancel_scope.cancel()
+
+
+async def _hurry(signals: AsyncIterator[signal.Signals], drain: Drain) -> None:
+    """At the next signal, let running calls end at once, and then the process, whatever it does."""
+    async for number in signals:
+        log.warning("ending at once at %s", number.name)
+        drain.cut.set()
+        await anyio.sleep(CUT_SECONDS)
+        os._exit(1)
 
 
 def announce(line: str) -> None:

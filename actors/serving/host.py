@@ -13,6 +13,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
 from ...bus.bus import Bus
+from ...bus.service import Drain
 from ...bus.transport import Message
 from ...schemas import AylluError, ModelNotFound, NotFound
 from ..supervision import Backoff
@@ -84,13 +85,22 @@ class ModelHost:
         records: what is registered.
         kind: how its models are served.
         drain_seconds: how long running calls of a version may go on after another one has taken its place.
+        drain: how long they may go on when the worker ends.
     """
 
-    def __init__(self, bus: Bus, records: Records, kind: Kind, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        records: Records,
+        kind: Kind,
+        drain_seconds: float,
+        drain: Drain | None = None,
+    ) -> None:
         self.kind = kind
         self._bus = bus
         self._records = records
         self._drain_seconds = drain_seconds
+        self._drain = drain
         self._served: dict[str, ServedVersion] = {}
         self._failed: dict[str, _Failure] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
@@ -125,7 +135,8 @@ class ModelHost:
         Raises:
             AylluError: it cannot be loaded.
         """
-        made = ServedVersion(self._bus, name, version, await self.kind.loading(name, version))
+        loading = await self.kind.loading(name, version)
+        made = ServedVersion(self._bus, name, version, loading, self._drain)
         assert self._tasks is not None
         await self._tasks.start(made.run)
         return made
@@ -143,7 +154,9 @@ class ModelHost:
         await loaded.announce()
 
     async def _replace(self, old: ServedVersion | None, new: ServedVersion) -> None:
+        assert self._tasks is not None
         await new.announce()
+        self._tasks.start_soon(new.keep)
         log.info("model %s: version %d of %s", new.name, new.version.version, new.version.base)
         if old is not None:
             await old.retire(self._drain_seconds)

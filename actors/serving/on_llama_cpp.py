@@ -62,5 +62,9 @@ def _conversion(source: Source) -> Conversion:
 async def _loaded(spec: ModelSpec, file: Path, name: str, adapter: bool) -> AsyncGenerator[ActorOf]:
     async with build_trained(spec, file, adapter=adapter) as engine:
         yield lambda version: InferenceActor(
-            engine, name, base=version.base, version=version.version
+            engine,
+            name,
+            base=version.base,
+            version=version.version,
+            waiting=spec.waiting,
         )

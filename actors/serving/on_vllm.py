@@ -94,7 +94,7 @@ class OnVllm:
     @asynccontextmanager
     async def _adapter(self, spec: ModelSpec, folder: Path, name: str) -> AsyncGenerator[ActorOf]:
         async with self._applied(spec, folder, name) as engine:
-            yield partial(_actor, engine, name)
+            yield partial(_actor, engine, name, spec.waiting)
 
     @asynccontextmanager
     async def _applied(
@@ -118,7 +118,7 @@ class OnVllm:
         settings = replace(_settings(spec), adapters=0)
         own = replace(spec, source=str(folder), vllm=settings)
         async with self._build(own) as engine, watched(engine):
-            yield partial(_actor, engine, name)
+            yield partial(_actor, engine, name, spec.waiting)
 
 
 def _settings(spec: ModelSpec) -> VllmSettings:
@@ -134,5 +134,5 @@ def _conversion(settings: VllmSettings, source: Source) -> Conversion:
     return "merge" if must_merge(source.folder, whole=True) else "adapter"
 
 
-def _actor(engine: InferenceEngine, name: str, version: Version) -> InferenceActor:
-    return InferenceActor(engine, name, base=version.base, version=version.version)
+def _actor(engine: InferenceEngine, name: str, waiting: int, version: Version) -> InferenceActor:
+    return InferenceActor(engine, name, base=version.base, version=version.version, waiting=waiting)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...bus.bus import Bus
+from ...bus.service import Drain
 from ..registry import ModelSpec, build_engine
 from .actor import ModelRegistryActor
 from .bases import Bases, Digests
@@ -29,6 +30,7 @@ async def open_serving(
     running: RunningEngines,
     *,
     build: Build = build_engine,
+    drain: Drain | None = None,
 ) -> tuple[ModelRegistryActor, ModelHost]:
     """Return the registry's actor, and the host that serves its models; both are to be run.
 
@@ -39,6 +41,7 @@ async def open_serving(
         config: the limits.
         running: the engines of those models, in this worker.
         build: makes engines of what was merged.
+        drain: how long running calls may go on when the worker ends.
     """
     records = await open_records(bus)
     digests = Digests()
@@ -50,7 +53,7 @@ async def open_serving(
     cache = ModelCache(data_dir / "models", config.convert_seconds)
     sources = open_sources(bus, data_dir, config)
     kind = LanguageModels(bases, engines, cache, sources)
-    host = ModelHost(bus, records, kind, config.drain_seconds)
+    host = ModelHost(bus, records, kind, config.drain_seconds, drain)
     registrar = Registrar(records, host, config.versions)
     return ModelRegistryActor(bus, records, registrar, sources, config.models), host
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -10,9 +11,13 @@ import anyio
 from anyio.abc import TaskStatus
 
 from ...bus.bus import Bus
-from ...bus.service import Service
+from ...bus.kept import keeping
+from ...bus.service import Drain, Service
+from ...schemas import AylluError
 from ..supervision import supervise
 from .records import Version
+
+log = logging.getLogger(__name__)
 
 ActorOf = Callable[[Version], object]
 """Returns the actor of a loaded version, which tells the version's number."""
@@ -28,16 +33,21 @@ class ServedVersion:
         name: what requests call the model.
         version: what is served; its number may be told until it is announced.
         load: loads it; called again when its engine died.
+        drain: how long its running calls may go on when the worker ends.
     """
 
-    def __init__(self, bus: Bus, name: str, version: Version, load: Loading) -> None:
+    def __init__(
+        self, bus: Bus, name: str, version: Version, load: Loading, drain: Drain | None = None
+    ) -> None:
         self.name = name
         self.version = version
         self._bus = bus
         self._load = load
+        self._drain = drain
         self._wanted = anyio.Event()
         self._announced = anyio.Event()
-        self._retired = False
+        self._over = anyio.Event()
+        self._kept: anyio.Event | None = None
         self._service: Service | None = None
         self._scope = anyio.CancelScope()
 
@@ -57,12 +67,12 @@ class ServedVersion:
         async with self._load() as actor_of:
             task_status.started()
             await self._wanted.wait()
-            self._service = Service(self._bus, actor_of(self.version))
+            self._service = Service(self._bus, actor_of(self.version), self._drain)
             try:
                 await self._service.run(task_status=_Sets(self._announced))
             finally:
                 self._service = None
-                if self._retired:
+                if self._over.is_set():
                     self._scope.cancel()
             await anyio.sleep_forever()  # Not a crash: it was retired, and the scope ends it here.
 
@@ -71,17 +81,32 @@ class ServedVersion:
         self._wanted.set()
         await self._announced.wait()
 
+    async def keep(self) -> None:
+        """Let callers know, until it is retired, that it comes back whenever it is away."""
+        kind = "reward" if self.version.served == "reward" else "language"
+        self._kept = anyio.Event()
+        try:
+            if not self._over.is_set():
+                async with keeping(self._bus, [self.name], kind):
+                    await self._over.wait()
+        except AylluError as error:
+            log.warning("that the model %s is kept cannot be told: %s", self.name, error)
+        finally:
+            self._kept.set()
+
     async def retire(self, patience: float) -> None:
         """Take no new requests; those that run may go on for up to ``patience`` seconds, then it is unloaded.
 
         Returns once no new requests come.
         """
-        self._retired = True
+        self._over.set()
         if (service := self._service) is None:
             self.discard()
         else:
             service.retire(patience)
             await service.withdrawn.wait()
+        if self._kept is not None:
+            await self._kept.wait()
 
     def discard(self) -> None:
         """Unload it at once."""

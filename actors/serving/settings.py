@@ -17,7 +17,8 @@ class ServingConfig(Wire, frozen=True):
         models: how many models may be registered; each takes the memory of an engine.
         versions: how many versions of a model are kept; the oldest go first.
         convert_seconds: how long a conversion may take.
-        drain_seconds: how long running calls of a version may go on after another one has taken its place.
+        drain_seconds: how long running calls of a model may go on after another version has taken its place, or its worker was
+            told to stop.
         reward_device: what registered reward models run on: ``cpu``, ``cuda``, or ``cuda:0``.
     """
 

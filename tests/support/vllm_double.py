@@ -23,6 +23,7 @@ from ayllu.actors.serving.running_engines import RunningEngines, watched
 from ayllu.actors.serving.settings import ServingConfig
 from ayllu.actors.supervision import Backoff, supervise
 from ayllu.bus import Bus
+from ayllu.bus.kept import keeping
 from ayllu.bus.service import serve
 from ayllu.schemas import EngineDead, EngineError, RegisteredModel, RegisterModelRequest, StopReason
 
@@ -156,7 +157,7 @@ async def vllm_worker(
         async with engine, watched(engine), running.running(BASE, engine):
             await serve(bus, InferenceActor(engine, BASE), task_status=task_status)
 
-    async with anyio.create_task_group() as tasks:
+    async with keeping(bus, [BASE]), anyio.create_task_group() as tasks:
         await tasks.start(serve, bus, ModelsActor(bus))
         await tasks.start(supervise_soon, start)
         registry, host = await open_serving(

@@ -56,7 +56,8 @@ async def until_answered(worker: VllmWorker, model: str) -> str:
         while True:
             try:
                 return await worker.registry.ask(model)
-            except AylluError:
+            except AylluError as error:
+                assert error.retryable, error.info
                 await anyio.lowlevel.checkpoint()
 
 
