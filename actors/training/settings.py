@@ -40,7 +40,7 @@ class TrainingSettings(Wire, frozen=True):
         threads: of each process on a CPU; 0 leaves it to torch.
         attempts: how often in a row a job may crash before it has failed.
         stop_seconds: how long a job that was cancelled may take to its next iteration, before it is killed.
-        models: what can be trained besides the GGUF models of ``[[models]]``.
+        models: what can be trained besides the models of ``[[models]]`` in GGUF, and those of the engine ``vllm``.
     """
 
     devices: Annotated[list[str], Meta(min_length=1)] = field(default_factory=lambda: ["cpu"])
@@ -56,7 +56,7 @@ class Trainables:
 
     Args:
         settings: the configuration of trainers.
-        served: the models that the deployment serves; those in GGUF can be trained.
+        served: the models that the deployment serves; those in GGUF, or in Hugging Face's format, can be trained.
         folder: where torch weights are kept that were made of them.
     """
 
@@ -67,7 +67,7 @@ class Trainables:
         self._folder = folder
         self._served: dict[str, ModelSpec] = {}
         for spec in served:
-            if spec.engine == "llama_cpp":
+            if spec.engine in {"llama_cpp", "vllm"}:
                 for name in (spec.name, *spec.aliases):
                     self._served.setdefault(name, spec)
 
@@ -85,20 +85,26 @@ class Trainables:
         """
         known = self._weights.get(name)
         if known is not None:
-            folder = Path(known.weights).expanduser()
-            if not (folder / "config.json").is_file():
-                raise InvalidRequest(f"the weights of the model {name!r} are not there")
-            return BaseModel(name=name, weights=str(folder))
+            return _in_folder(name, known.weights)
         spec = self._served.get(name)
         if spec is None:
             raise ModelNotFound(
                 f"the model {name!r} cannot be trained here; {', '.join(self.names) or 'none'} can",
                 details={"model": name, "trainable": self.names},
             )
+        if spec.engine == "vllm":
+            return _in_folder(spec.name, spec.source)
         gguf = locate(spec.source)
         facts = gguf.stat()
         key = hashlib.sha256(f"{gguf}\n{facts.st_size}\n{facts.st_mtime_ns}".encode()).hexdigest()
         return BaseModel(name=spec.name, weights=str(self._folder / key[:32]), gguf=str(gguf))
+
+
+def _in_folder(name: str, source: str) -> BaseModel:
+    folder = Path(source).expanduser()
+    if not (folder / "config.json").is_file():
+        raise InvalidRequest(f"the weights of the model {name!r} are not there")
+    return BaseModel(name=name, weights=str(folder))
 
 
 def require_packages(*more: str) -> None:

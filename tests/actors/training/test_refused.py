@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from support.jobs import ROWS, dataset_of, running_training, sft_request, workshop
 
+from ayllu.actors.registry import ModelSpec
 from ayllu.actors.training.checkpoints import Manifest, seal
 from ayllu.actors.training.protocol import BaseModel
 from ayllu.actors.training.settings import (
@@ -280,6 +281,17 @@ async def test_weights_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest) as raised:
         Trainables(settings, [], tmp_path).find("gone")
     assert str(tmp_path) not in raised.value.message
+
+
+async def test_a_model_that_vllm_serves_is_trained_as_it_stands(tmp_path: Path) -> None:
+    served = ModelSpec(name="big", aliases=["b"], engine="vllm", source=str(tmp_path / "big"))
+    trainables = Trainables(TrainingSettings(), [served], tmp_path / "weights")
+    assert trainables.names == ["b", "big"]
+    with pytest.raises(InvalidRequest, match="not there"):
+        trainables.find("b")
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "config.json").write_text("{}")
+    assert trainables.find("b") == BaseModel("big", str(tmp_path / "big"))
 
 
 async def test_missing_packages_are_named() -> None:
