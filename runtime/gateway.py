@@ -101,8 +101,10 @@ def build_app(
 
     app = Starlette(
         routes=[
+            *openai_routes(
+                serving
+            ),  # First: routes are tried one after the other, and of ours there are many.
             *routes_of(serving),
-            *openai_routes(serving),
             *DocumentPages(operations).routes(),
             *HealthPages(bus).routes(),
             Route("/metrics", metrics_for_callers),

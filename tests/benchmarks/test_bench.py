@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 SCENARIOS = [
-    "streams-1", "streams-32", "upstream-1", "upstream-32", "turns-1", "turns-32", "resume", "executors", "waiting", "model", "vectors",
+    "streams-1", "streams-32", "upstream-1", "upstream-32", "openai-streams", "turns-1", "turns-32", "resume", "executors", "waiting",
+    "model", "vectors",
     "ingest", "restart", "retrieval", "unread", "idle", "startup", "synthesis",
 ]  # fmt: skip
 """All but those that train."""
@@ -68,6 +69,9 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
             assert_spread(results[name][system]["first_token_ms"], 1)
         assert_spread(results[name]["ratio"], 1)
         assert_spread(results[name]["first_token_later_ms"], 1)
+    for system in ("openai", "sse", "websocket"):
+        assert_spread(results["openai-streams"][system]["tokens_per_second"], 1)
+    assert_spread(results["openai-streams"]["ratio_sse"], 1)
     for name in ("turns-1", "turns-32"):
         assert_spread(results[name]["ratio"], 1)
         assert_spread(results[name]["first_token_later_ms"], 1)
