@@ -6,6 +6,7 @@ Prints ``ready URL``; ends with its stdin.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,6 +82,12 @@ def _ready(url: str) -> None:
     sys.stdout.flush()
 
 
+def _leave(*_: object) -> None:
+    sys.exit(0)
+
+
 if __name__ == "__main__":
+    # So that what was started is ended, too.
+    signal.signal(signal.SIGTERM, _leave)
     kind, path, count, length = sys.argv[1:]
     {"llama_cpp": serve_llama_cpp, "vllm": serve_vllm}[kind](path, int(count), int(length))
