@@ -27,6 +27,8 @@ class ModelSpec(Wire, frozen=True):
             address of the server's API.
         context: the longest prompt and answer together, in tokens.
         slots: how many answers are generated at once; each takes memory for a whole context.
+        waiting: how many requests may wait for a slot, with each actor that serves it; further ones are refused as
+            ``overloaded``. With 0, a request that no actor can begin with is refused.
         aliases: other names for it.
         vllm: how the engine ``vllm`` runs it.
         openai: how the engine ``openai`` asks for it.
@@ -37,6 +39,7 @@ class ModelSpec(Wire, frozen=True):
     source: Annotated[str, Meta(min_length=1)]
     context: Annotated[int, Meta(ge=1, le=1 << 24)] = 4096
     slots: Annotated[int, Meta(ge=1, le=1024)] = 4
+    waiting: Annotated[int, Meta(ge=0, le=100_000)] = 100
     aliases: list[ModelName] = []
     vllm: VllmSettings | None = None
     openai: OpenAISettings | None = None

@@ -138,6 +138,11 @@ def _add_servers(commands: Commands) -> None:
         default=default_data_dir(),
         help="of memory and training actors (%(default)s)",
     )
+    worker.add_argument(
+        "--drain-seconds",
+        type=float,
+        help="how long running calls of models may go on at the end, instead of serving.drain_seconds",
+    )
     worker.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
 
 

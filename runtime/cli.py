@@ -50,7 +50,10 @@ def _worker(options: argparse.Namespace) -> None:
         authenticated = bool(config.gateway.tokens)
         listener = open_listener(options.host, options.port, authenticated=authenticated)
     data_dir = options.data_dir.expanduser()
-    _run(partial(run_worker, options.kinds, bus_url, config, data_dir, listener))
+    drain = options.drain_seconds
+    _run(
+        partial(run_worker, options.kinds, bus_url, config, data_dir, listener, drain_seconds=drain)
+    )
 
 
 def _chat(options: argparse.Namespace) -> None:

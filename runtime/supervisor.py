@@ -43,6 +43,8 @@ EXIT_MISCONFIGURED = 2
 """The exit status of a worker that no restart can help."""
 STOP_SECONDS = 15.0
 """How long a child may take to end after SIGTERM, before it is killed."""
+DRAIN_SECONDS = 5.0
+"""How long running calls of models may go on then; those that came by the gateway end with it before."""
 
 HEALTH_SECONDS, HEALTH_FAILURES = 5.0, 3
 """How often the nats-server's health is asked for, and after how many failures in a row it is started again."""
@@ -181,6 +183,7 @@ class Tree:
     def _worker(self, name: str, kinds: Sequence[str]) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
             arguments = ["worker", *kinds, "--data-dir", str(self._options.data_dir)]
+            arguments += ["--drain-seconds", str(DRAIN_SECONDS)]
             if self._options.config is not None:
                 arguments += ["--config", str(self._options.config)]
             fds: list[int] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from ...bus.bus import Bus
+from ...bus.service import Drain
 from ...schemas import Conflict, InvalidRequest, RegisteredModel, RegisterModelRequest
 from ..serving.adapter import CONFIG as ADAPTER_CONFIG
 from ..serving.bases import file_digest
@@ -165,7 +166,13 @@ class RegisteredRewardsActor(RegisteredRewards):
 
 
 async def open_registered(
-    bus: Bus, data_dir: Path, trainables: Trainables, taken: Collection[str], config: ServingConfig
+    bus: Bus,
+    data_dir: Path,
+    trainables: Trainables,
+    taken: Collection[str],
+    config: ServingConfig,
+    *,
+    drain: Drain | None = None,
 ) -> tuple[RegisteredRewardsActor, ModelHost]:
     """Return what registers reward models here, and the host that serves them; both are to be run.
 
@@ -175,10 +182,11 @@ async def open_registered(
         trainables: the weights that adapters stand on.
         taken: the names of the configured reward models.
         config: the limits.
+        drain: how long running calls may go on when the worker ends.
     """
     records = await open_records(bus)
     sources = open_sources(bus, data_dir, config)
     kind = RewardModels(trainables, sources, taken, config.reward_device)
-    host = ModelHost(bus, records, kind, config.drain_seconds)
+    host = ModelHost(bus, records, kind, config.drain_seconds, drain)
     registrar = Registrar(records, host, config.versions)
     return RegisteredRewardsActor(registrar, kind, sources), host
