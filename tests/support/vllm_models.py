@@ -37,14 +37,14 @@ def vllm_engine(*, context: int = CONTEXT, slots: int = SLOTS, **settings: Any) 
 
 
 @contextmanager
-def vllm_server() -> Iterator[str]:
-    """Run vLLM's own server until the end of the block, with the address of its API."""
+def vllm_server(*further: str) -> Iterator[str]:
+    """Run vLLM's own server until the end of the block, perhaps with further arguments, with the address of its API."""
     with open_listener("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--model", str(model_folder()), "--served-model-name", "m"]
     command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", str(SLOTS), "--enforce-eager"]
-    command += ["--dtype", "float32", "--kv-cache-memory-bytes", str(1 << 30)]
+    command += ["--dtype", "float32", "--kv-cache-memory-bytes", str(1 << 30), *further]
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     environment["VLLM_LOGGING_LEVEL"] = "WARNING"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:

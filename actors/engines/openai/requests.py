@@ -116,7 +116,7 @@ def _chat(
     if continues and settings.continuation == "vllm":
         fields |= {"continue_final_message": True, "add_generation_prompt": False}
     if prompt.tools:
-        fields["tools"] = [_tool(tool) for tool in prompt.tools]
+        fields["tools"] = [_tool(tool, prompt.tool_choice) for tool in prompt.tools]
         fields["tool_choice"] = _tool_choice(prompt.tool_choice)
     if generation.json_schema is not None and not forced:
         schema = {"name": SCHEMA_NAME, "schema": generation.json_schema, "strict": True}
@@ -126,8 +126,11 @@ def _chat(
     return fields
 
 
-def _tool(tool: ToolDefinition) -> dict[str, Any]:
+def _tool(tool: ToolDefinition, choice: str | None) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.tool_name, "parameters": parameters_schema(tool)}
+    if choice in (REQUIRED, tool.tool_name):
+        # Otherwise vLLM lets a forced call have any JSON value as its arguments.
+        function["strict"] = True
     if tool.description:
         function["description"] = tool.description
     return {"type": "function", "function": function}

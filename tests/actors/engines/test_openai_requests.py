@@ -164,6 +164,7 @@ def test_tools(choice: str | None, expected: object) -> None:
     function = tool["function"]
     assert (function["name"], function["description"]) == ("weather", "Tells it.")
     assert function["parameters"]["required"] == ["city"]
+    assert function.get("strict", False) is forced
     bare = Prompt(messages=HI.messages, tools=[ToolDefinition("f")])
     assert "description" not in request(bare)[1]["tools"][0]["function"]
 
