@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 SCENARIOS = [
     "streams-1", "streams-32", "upstream-1", "upstream-32", "openai-streams", "turns-1", "turns-32", "resume", "executors", "waiting",
-    "model", "vectors",
+    "llama-server", "model", "vectors",
     "ingest", "restart", "retrieval", "unread", "idle", "startup", "synthesis",
 ]  # fmt: skip
 """All but those that train."""
@@ -43,11 +43,12 @@ def assert_spread(found: dict[str, Any], runs: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(320)
 @pytest.mark.requirement("benchmark")
 def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     table = run_module(
-        "benchmarks", "--tiny", "--pairs", "1", "--out", str(out), "--only", *SCENARIOS
+        "benchmarks", "--tiny", "--pairs", "1", "--out", str(out), "--only", *SCENARIOS, seconds=300
     )
     report = json.loads(out.read_text())
     assert report["machine"].keys() == {"processor", "cores", "memory", "system"}
@@ -80,6 +81,9 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
     assert results["waiting"]["turns"] == 16
     assert results["waiting"]["waiting"]["resident_mib"] > 10
     assert_spread(results["model"]["ratio"], 1)
+    for chats in ("1", "2"):
+        assert_spread(results["llama-server"][chats]["ratio"], 1)
+        assert_spread(results["llama-server"][chats]["first_token_later_ms"], 1)
     assert [step["connections"] for step in results["idle"]["steps"]] == [10, 20]
     for share in ("100 %", "10 %", "1 %", "0.1 %"):
         for name in ("index", "actor", "bus", "numpy"):

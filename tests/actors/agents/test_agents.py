@@ -399,7 +399,8 @@ async def test_a_cancel_reaches_the_model_and_keeps_what_was_said(buses: Buses) 
         await agents.create(buses.agent)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fails, agents, buses.agent, "t", Cancelled)
-            await agents.engine.wait_for(lambda engine: engine.running == 1)
+            while (await accepted(agents, buses.agent, "t")).partial_text != "1 2 3":
+                await anyio.sleep(0.005)
             turn = await agents.turns.cancel(buses.agent, "t", "enough")
             assert turn.status is TurnStatus.cancelled
             assert turn.error is not None
