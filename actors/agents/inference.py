@@ -18,6 +18,7 @@ from ...schemas import (
     ChatCompletionResponseStreamChunk,
     Dialog,
     ModelNotFound,
+    Overloaded,
     StopReason,
     TokenUsage,
     ToolCall,
@@ -25,7 +26,7 @@ from ...schemas import (
     decode,
     encode,
 )
-from ..patience import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE
+from ..patience import FIRST_PAUSE, FULL_PATIENCE, LONGEST_PAUSE, PATIENCE, pause_after
 from .history import dialog_of
 from .records import Said
 from .turn import Turn
@@ -80,7 +81,8 @@ class Inference:
         Raises:
             AylluError: the model cannot go on.
         """
-        pause, give_up = FIRST_PAUSE, anyio.current_time() + PATIENCE
+        now = anyio.current_time()
+        pause, give_up, full_until = FIRST_PAUSE, now + PATIENCE, now + FULL_PATIENCE
         while True:
             before = len(self._cuts)
             try:
@@ -96,12 +98,15 @@ class Inference:
                     raise
                 now = anyio.current_time()
                 if len(self._cuts) > before:
-                    pause, give_up = FIRST_PAUSE, now + PATIENCE
-                if now > give_up:
+                    pause, full_until = FIRST_PAUSE, now + FULL_PATIENCE
+                full = isinstance(error, Overloaded)
+                if full or len(self._cuts) > before:
+                    give_up = now + PATIENCE  # It was there.
+                if now > (full_until if full else give_up):
                     raise
-                log.info("the model was lost in mid-sentence, going on: %s", error)
+                log.info("the model is full, or was lost, going on: %s", error)
                 self._calls.clear()
-                await anyio.sleep(pause)
+                await anyio.sleep(pause_after(error, pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 return self.said()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import anyio
 
-from ...schemas import AylluError, DeadlineExceeded, ModelNotFound
+from ...schemas import AylluError, DeadlineExceeded, ModelNotFound, Overloaded
 from ..patience import AT_ONCE, until
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ class Patience:
     """How long what a reward model asks may be away, from the first question on that it was away for.
 
     A model that nobody serves counts as away: the configuration names it, so that it will come, or come back. One that is
-    slow is there. Once the patience has run out, questions are tried once and no more, until one is answered or as much
+    slow or full is there. Once the patience has run out, questions are tried once and no more, until one is answered or as much
     time again has passed.
 
     Args:
@@ -60,4 +60,4 @@ class Patience:
 def _away(error: AylluError) -> bool:
     if isinstance(error, ModelNotFound):
         return True
-    return error.retryable and not isinstance(error, DeadlineExceeded)
+    return error.retryable and not isinstance(error, DeadlineExceeded | Overloaded)

@@ -18,10 +18,12 @@ from ...schemas import (
     InvalidRequest,
     KPromptGenerations,
     KScoredPromptGenerations,
+    Overloaded,
     RewardScoring,
     RewardScoringRequest,
     encode,
 )
+from ..patience import FULL_PATIENCE, pause_after
 from .candidates import Verdict, Verdicts, Work
 from .selection import Failure
 from .settings import Resolved
@@ -85,18 +87,21 @@ class Scorer:
         """Score groups; what is not done when the reward model is lost is asked for again."""
         left = list(groups)
         give_up = anyio.current_time() + self._patience
+        full_until = anyio.current_time() + FULL_PATIENCE
         while left:
             try:
                 async with aclosing(self._once(tuple(left))) as scored:
                     async for work, verdicts in scored:
                         left.remove(work)
                         give_up = anyio.current_time() + self._patience
+                        full_until = anyio.current_time() + FULL_PATIENCE
                         yield work, verdicts
             except AylluError as error:
-                if not error.retryable or anyio.current_time() > give_up:
+                at = full_until if isinstance(error, Overloaded) else give_up
+                if not error.retryable or anyio.current_time() > at:
                     raise
                 log.info("scoring again: %s", error)
-                await anyio.sleep(PAUSE_SECONDS)
+                await anyio.sleep(pause_after(error, PAUSE_SECONDS))
 
     async def _once(self, groups: Sequence[Work]) -> AsyncGenerator[tuple[Work, Verdicts], None]:
         assert self._request.reward_scoring is not None

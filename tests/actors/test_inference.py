@@ -15,6 +15,9 @@ from ayllu.actors.engines.engine import Capability, Delta, ToolAnswer
 from ayllu.actors.engines.scripted import ScriptedEngine, Step, script_from, script_of
 from ayllu.actors.inference import InferenceActor
 from ayllu.actors.tool_calls import render_calls
+from ayllu.bus.bus import local_bus
+from ayllu.bus.client import client
+from ayllu.bus.service import serve
 from ayllu.schemas import (
     BatchChatCompletionRequest,
     BatchCompletionRequest,
@@ -24,10 +27,12 @@ from ayllu.schemas import (
     Dialog,
     EngineDead,
     EngineError,
+    Inference,
     InvalidRequest,
     Message,
     Model,
     ModelNotFound,
+    Overloaded,
     Role,
     StopReason,
     ToolCall,
@@ -36,6 +41,7 @@ from ayllu.schemas import (
     Unsupported,
     assemble_chat,
 )
+from ayllu.schemas.proxy import EventStream
 
 pytestmark = pytest.mark.asyncio
 
@@ -335,3 +341,90 @@ async def test_the_real_model_makes_a_forced_call() -> None:
     (call,) = whole.tool_calls
     assert call.tool_name == "get_weather"
     assert isinstance(call.arguments["city"], str)
+
+
+@asynccontextmanager
+async def serving(
+    engine: ScriptedEngine, **values: Any
+) -> AsyncIterator[tuple[Inference, InferenceActor]]:
+    async with engine, local_bus() as bus, anyio.create_task_group() as tasks:
+        actor = InferenceActor(engine, name="m", **values)
+        await tasks.start(serve, bus, actor)
+        with anyio.fail_after(20):
+            yield client(Inference, bus), actor
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.requirement("share-batches")
+async def test_a_batch_takes_the_slots_that_no_request_wants() -> None:
+    gates = [anyio.Event() for _ in range(5)]
+    said: list[str] = []
+    scripts: dict[str, Sequence[Step]] = {f"item {n}": [gates[n], str(n)] for n in range(5)}
+    engine = ScriptedEngine(script_of({**scripts, "chat": ["hello"]}), slots=3)
+    async with serving(engine) as (inference, actor), anyio.create_task_group() as tasks:
+
+        async def run_batch() -> None:
+            batch = BatchCompletionRequest(model="m", content_batch=[f"item {n}" for n in range(5)])
+            async for response in inference.batch_completion(batch):
+                said.append(str(response.content))
+
+        async def ask() -> None:
+            await inference.completion(CompletionRequest(model="m", content="chat"))
+            said.append("chat")
+
+        tasks.start_soon(run_batch)
+        await engine.wait_for(lambda engine: engine.running == 3)
+        tasks.start_soon(ask)
+        while actor.slots.waiting != 1:
+            await anyio.sleep(0.001)
+        assert actor.service_stats()["waiting"] == 1
+        gates[2].set()
+        while "chat" not in said:
+            await anyio.sleep(0.001)
+        # It came before the items that waited longer; now these have the slot.
+        await engine.wait_for(lambda engine: engine.started == 5)
+        for gate in gates:
+            gate.set()
+    assert said == ["chat", "0", "1", "2", "3", "4"]
+    assert actor.slots.sharing.used == 0
+
+
+@pytest.mark.requirement("share-batches")
+async def test_more_batches_than_slots_come_to_their_end() -> None:
+    async with serving(ScriptedEngine(script_from("slow:1"), slots=2)) as (inference, actor):
+        ended = 0
+
+        async def run_batch() -> None:
+            nonlocal ended
+            batch = BatchCompletionRequest(model="m", content_batch=["x"] * 5)
+            assert len([one async for one in inference.batch_completion(batch)]) == 5
+            ended += 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(run_batch)
+            leaving = inference.batch_completion(
+                BatchCompletionRequest(model="m", content_batch=["x"] * 50)
+            )
+            await anext(aiter(leaving))
+            assert isinstance(leaving, EventStream)
+            await leaving.aclose()
+        assert ended == 6
+        while actor.slots.sharing.used:
+            await anyio.sleep(0.001)
+
+
+@pytest.mark.requirement("overloaded-with-a-hint")
+async def test_a_full_actor_says_so() -> None:
+    engine = ScriptedEngine(script_from("stall:1"), slots=1)
+    async with serving(engine, waiting=1) as (inference, actor):
+        async with anyio.create_task_group() as tasks:
+            request = CompletionRequest(model="m", content="x")
+            for _ in range(2):
+                tasks.start_soon(inference.completion, request)
+            while actor.slots.waiting != 1:
+                await anyio.sleep(0.001)
+            with pytest.raises(Overloaded) as full:
+                await inference.completion(request)
+            assert full.value.details["retry_after"] >= 0.5
+            tasks.cancel_scope.cancel()

@@ -23,7 +23,7 @@ from ayllu.schemas import AylluError, CompletionRequest
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 
-GRACE = "[gateway]\nshutdown_grace = 1.0\n"
+GRACE = "[gateway]\nshutdown_grace = 1.0\n[serving]\ndrain_seconds = 5.0\n"
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from ayllu.actors.agents.actor import AgenticSystemActor, AgentTurnsActor
 from ayllu.actors.agents.executor import Executor
 from ayllu.actors.agents.register import Register, open_register
 from ayllu.actors.engines.scripted import Script, ScriptedEngine, script_from
-from ayllu.actors.inference import InferenceActor
+from ayllu.actors.inference import WAITING, InferenceActor
 from ayllu.bus.bus import Bus
 from ayllu.bus.client import client
 from ayllu.bus.service import serve
@@ -94,6 +94,7 @@ async def running_agents(
     executors: int = 1,
     engine: ScriptedEngine | None = None,
     local: bool = False,
+    waiting: int = WAITING,
 ) -> AsyncIterator[Agents]:
     """Serve agents, executors, a scripted model, and other actors; ``local``: the API takes turns with an executor of its own."""
     chosen = script_from(script) if isinstance(script, str) else script
@@ -106,7 +107,7 @@ async def running_agents(
         await tasks.start(
             serve,
             bus,
-            InferenceActor(model, MODEL),
+            InferenceActor(model, MODEL, waiting=waiting),
             AgenticSystemActor(register, executor),
             AgentTurnsActor(register),
             *actors,

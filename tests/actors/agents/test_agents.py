@@ -23,7 +23,7 @@ from ayllu.actors.agents.desk import LEASE_BUCKET
 from ayllu.actors.agents.plan import MAX_INVALID
 from ayllu.actors.agents.records import AGENTS, Execute, command_subject, wake_subject
 from ayllu.actors.engines.engine import Generation, Prompt
-from ayllu.actors.engines.scripted import Script, ScriptedEngine, Step, script_from
+from ayllu.actors.engines.scripted import Script, ScriptedEngine, Step, script_from, script_of
 from ayllu.actors.leases import lease_bucket
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.client import client
@@ -33,11 +33,13 @@ from ayllu.schemas import (
     AgenticSystemExecuteRequest,
     AgenticSystemTurn,
     Cancelled,
+    CompletionRequest,
     Conflict,
     ContextLengthExceeded,
     DeadlineExceeded,
     ExecutionStepType,
     HistoryPolicy,
+    Inference,
     InvalidRequest,
     MemoryBankDocument,
     MemoryBanks,
@@ -115,6 +117,29 @@ def said_to(prompt: Prompt, *roles: str) -> list[str]:
 
 def ignore(*_: object) -> None:
     pass
+
+
+@pytest.mark.requirement("overloaded-is-borne")
+async def test_a_turn_waits_for_a_model_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is full for longer than it may be away."""
+    monkeypatch.setattr("ayllu.actors.agents.inference.PATIENCE", 0.1)
+    gate = anyio.Event()
+    engine = ScriptedEngine(script_of({"block": [gate, "free"], "": ["hello"]}), slots=1)
+    async with local_bus() as bus, running_agents(bus, engine=engine, waiting=0) as agents:
+        await agents.create("one")
+        turns: list[AgenticSystemTurn] = []
+        async with anyio.create_task_group() as tasks:
+            request = CompletionRequest(model=MODEL, content="block")
+            tasks.start_soon(client(Inference, bus).completion, request)
+            await engine.wait_for(lambda engine: engine.running == 1)
+            async def take_turn() -> None:
+                turns.append(await whole(agents, "one", "hello"))
+
+            tasks.start_soon(take_turn)
+            await anyio.sleep(1)  # Twice the shortest hint, and ten times the patience.
+            assert not turns
+            gate.set()
+        assert len(turns) == 1
 
 
 @pytest.mark.requirement("agent-operations")
