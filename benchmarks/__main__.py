@@ -24,6 +24,7 @@ from . import (
     retrieval,
     rewards,
     servers,
+    sharing,
     startup,
     streams,
     synthesis,
@@ -111,6 +112,10 @@ def _retrieval(place: Place, _: Quick) -> Awaitable[Result]:
     return retrieval.measure_retrieval(place)
 
 
+def _sharing(place: Place, quick: Quick) -> Awaitable[Result]:
+    return sharing.measure_sharing(place, min(quick.pairs, 3), tiny=quick.tiny)
+
+
 def _startup(place: Place, quick: Quick) -> Awaitable[Result]:
     models = {"scripted": SCRIPTED} if quick.tiny else None
     return startup.measure_startup(place, min(quick.pairs, START_UPS), models=models)
@@ -168,6 +173,7 @@ SCENARIOS: dict[
     "synthesis": ("32 candidates of 32 tokens with the real model", _synthesis, synthesis.rows),
     "training": ("a fine-tuning job", _training, training.rows),
     "rewards": ("a classification model as a reward model", _rewards, rewards.rows),
+    "sharing": ("two inference workers against one", _sharing, sharing.rows),
     "startup": ("start-up", _startup, startup.rows),
 }
 
