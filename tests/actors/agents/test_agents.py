@@ -132,6 +132,7 @@ async def test_a_turn_waits_for_a_model_that_is_full(monkeypatch: pytest.MonkeyP
             request = CompletionRequest(model=MODEL, content="block")
             tasks.start_soon(client(Inference, bus).completion, request)
             await engine.wait_for(lambda engine: engine.running == 1)
+
             async def take_turn() -> None:
                 turns.append(await whole(agents, "one", "hello"))
 
