@@ -165,7 +165,7 @@ class SlowConsumer(AylluError):
 
 
 class Overloaded(AylluError):
-    """No capacity at present."""
+    """No capacity at present; ``details["retry_after"]``, where it is known, says after how many seconds there may be some."""
 
     code = "overloaded"
     http_status = 429
