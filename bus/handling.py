@@ -38,7 +38,7 @@ from .exchange import (
     Claimed,
     Responder,
 )
-from .sharer import Handed
+from .handover import Handed
 from .transport import Message
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from .bundles import Bundles
 from .bus import Bus
 from .description import describe
 from .handling import Handling
-from .sharer import Handed, Sharer, share_subject
+from .handover import Handed, share_subject
+from .sharer import Sharer
 from .slots import Slots
 from .transport import Message
 

@@ -16,70 +16,36 @@ its caller notices the silence.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
-import msgspec
 from anyio.abc import TaskStatus
 
 from ..schemas import BusError, InvalidRequest, Overloaded, decode, encode
+from .handover import (
+    HOPS_HEADER,
+    REPLY_HEADER,
+    SUBJECT_HEADER,
+    WAITED_HEADER,
+    Asks,
+    Came,
+    Handed,
+    Waits,
+)
 from .sharing import MOST_HANDOVERS, Ask, Command, Give, Refuse, Start, Tell
 from .slots import Slots
-from .subjects import ROOT, encode_token
 from .transport import Message, Transport
 
 log = logging.getLogger(__name__)
 
-SUBJECT_HEADER = "Ayllu-Subject"
-REPLY_HEADER = "Ayllu-Reply"
-HOPS_HEADER = "Ayllu-Hops"
-WAITED_HEADER = "Ayllu-Waited"
-"""What a request that is handed over brings along: where it was published, where its caller hears, how often it was handed over,
-and how long it has waited, in seconds."""
 ASK, TAKE, ANSWER, TAKEN = "ask", "take", "a", "t"
 TAKEN_SECONDS = 2.0
 """How long it may take to hear that a request was taken; then it is the new actor's, or lost."""
-
-
-class Waits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Requests wait with an actor that has this inbox; ``draining`` when it wants to be rid of them."""
-
-    peer: str
-    draining: bool = False
-
-
-class Asks(msgspec.Struct, frozen=True):
-    """An actor that has this inbox can run so many requests."""
-
-    peer: str
-    count: int
-
-
-class Came(msgspec.Struct, frozen=True):
-    """So many requests were handed over for a question."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """A request that is handed over, or was.
-
-    Attributes:
-        message: as it came from its caller, but for the time that is left of it.
-        hops: how often it was handed over.
-        waited: for how long it has waited, in seconds.
-    """
-
-    message: Message
-    hops: int
-    waited: float
 
 
 class Requests(Protocol):
@@ -104,12 +70,6 @@ class Requests(Protocol):
     def settle(self) -> None:
         """Look whether there is anything left to do, if that is waited for."""
         ...
-
-
-def share_subject(service: str, endpoints: Iterable[str]) -> str:
-    """Return where actors that serve the same hear of each other."""
-    digest = hashlib.sha256("\n".join(sorted(endpoints)).encode()).hexdigest()[:16]
-    return f"{ROOT}.share.{encode_token(service)}.{digest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def _up(options: argparse.Namespace) -> None:
 
 def _worker(options: argparse.Namespace) -> None:
     from .supervisor import BUS_URL_VARIABLE, PARENT_VARIABLE, check_loopback, open_listener
-    from .worker import run_worker
+    from .working import run_worker
 
     parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is not None:

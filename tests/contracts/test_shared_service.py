@@ -17,8 +17,8 @@ from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.calls import EXCHANGE_HEADER, TIMEOUT_HEADER
 from ayllu.bus.client import client
 from ayllu.bus.exchange import WINDOW
+from ayllu.bus.handover import Asks, Waits
 from ayllu.bus.service import Drain, Service
-from ayllu.bus.sharer import Asks, Waits
 from ayllu.bus.slots import Slots
 from ayllu.bus.transport import Message
 from ayllu.schemas import (
@@ -479,6 +479,29 @@ async def test_a_request_that_nobody_takes_comes_back(place: Places) -> None:
             await here.answered(2)
             assert actor.ran == ["a", "b"]
             assert not here.errors
+
+
+@pytest.mark.requirement("share-exactly-one", "plain-nats-client")
+async def test_a_request_that_is_too_large_to_be_handed_over_stays(place: Places) -> None:
+    """It fits into a message, but not with the headers that it would need on NATS."""
+    full, idle = GatedActor(), GatedActor()
+    idle.gate.set()
+    async with place() as here:
+        transport = here.caller.transport
+        await here.serve(full)
+        await here.fill(full, "a")
+        head, tail = b'{"text": "', b'"}'
+        payload = head + b"x" * (transport.max_payload - len(head) - len(tail)) + tail
+        inbox, answered = transport.inbox(), anyio.Event()
+        async with transport.subscribe(inbox, lambda _: answered.set()):
+            await transport.publish(OPERATIONS["shout"].subject, payload, reply=inbox)
+            await until(lambda: full.slots.waiting == 1)
+            here.call("b")
+            await here.serve(idle)
+            await here.answered(1)
+            full.gate.set()
+            await answered.wait()
+        assert len(full.ran) + len(idle.ran) == 3
 
 
 @pytest.mark.requirement("share-exactly-one")
