@@ -28,6 +28,14 @@ class _WrittenCall(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(list[_WrittenCall] | _WrittenCall)
 
 
+def call_id(message: int, place: int) -> str:
+    """Return the id of a call, made of its place in a dialog, so that a dialog has one form.
+
+    Nine letters and digits in all but the longest dialogs, as Mistral's templates demand.
+    """
+    return f"call{message:03d}{place:02d}"
+
+
 def render_calls(calls: Sequence[ToolCall]) -> str:
     """Return calls as a model writes them."""
     written = [_WrittenCall(call.tool_name, call.arguments) for call in calls]

@@ -12,6 +12,9 @@ from ...schemas import SamplingParams, StopReason, ToolCall, ToolDefinition
 
 Capability = Literal["json_schema", "logprobs", "images", "continuation", "tools"]
 
+TOP_LOGPROBS = 5
+"""How many alternatives each token has where log probabilities are wanted."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswer:

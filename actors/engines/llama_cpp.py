@@ -29,7 +29,7 @@ from ...schemas import (
     SamplingStrategy,
     Unsupported,
 )
-from .engine import Capability, Delta, Generation, Prompt
+from .engine import TOP_LOGPROBS, Capability, Delta, Generation, Prompt
 from .llama_cpp_call import LlamaCppCall
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ BATCH_TOKENS = 128
 """Tokens of one step of the prefill: a cancel is noticed after each, so larger ones are faster and deafer."""
 PROMPT_CACHE_MIB = 512
 """Memory for prompts that lost their slot; llama.cpp's own limit is 8 GiB."""
-TOP_LOGPROBS = 5
 _PADDING = 1024
 
 _SAMPLERS = MappingProxyType(

@@ -14,11 +14,11 @@ from ....schemas import (
     encode,
 )
 from ...prompts import AUTO, REQUIRED, parameters_schema
-from ..engine import Capability, ChatMessage, Generation, Prompt
+from ...tool_calls import call_id
+from ..engine import TOP_LOGPROBS, Capability, ChatMessage, Generation, Prompt
 from ..settings import OpenAISettings
 
 CHAT, COMPLETION = "/chat/completions", "/completions"
-TOP_LOGPROBS = 5
 SCHEMA_NAME = "answer"
 
 
@@ -175,7 +175,8 @@ class _Dialog:
 
     def _add_calls(self, number: int, message: ChatMessage) -> None:
         self._open = [
-            (_id(number, place), call.tool_name) for place, call in enumerate(message.tool_calls)
+            (call_id(number, place), call.tool_name)
+            for place, call in enumerate(message.tool_calls)
         ]
         calls = [
             {
@@ -191,10 +192,10 @@ class _Dialog:
 
     def _add_answers(self, number: int, message: ChatMessage) -> None:
         for place, answer in enumerate(message.tool_answers):
-            id_ = self._answered(answer.tool_name) or _id(number, place)
+            id_ = self._answered(answer.tool_name) or call_id(number, place)
             self.messages.append({"role": "tool", "tool_call_id": id_, "content": answer.text})
         if message.text and message.role == "tool":
-            id_ = self._answered("") or _id(number, len(message.tool_answers))
+            id_ = self._answered("") or call_id(number, len(message.tool_answers))
             self.messages.append({"role": "tool", "tool_call_id": id_, "content": message.text})
         elif message.text:
             self.messages.append({"role": message.role, "content": message.text})
@@ -206,8 +207,3 @@ class _Dialog:
         found = next((one for one in self._open if one[1] == tool), self._open[0])
         self._open.remove(found)
         return found[0]
-
-
-def _id(message: int, place: int) -> str:
-    """Return the id of a call; nine letters and digits in all but the longest dialogs, as Mistral's templates demand."""
-    return f"call{message:03d}{place:02d}"

@@ -48,12 +48,11 @@ from ....schemas import (  # noqa: E402
     SamplingStrategy,
     StopReason,
 )
-from ..engine import Delta, Generation  # noqa: E402
+from ..engine import TOP_LOGPROBS, Delta, Generation  # noqa: E402
 from ..settings import VllmSettings  # noqa: E402
 
 log = logging.getLogger(__name__)
 
-TOP_LOGPROBS = 5
 GIB = 1 << 30
 _ADAPTER_IDS = count(1)
 _REASONS = MappingProxyType({"stop": StopReason.finished_ok, "length": StopReason.max_tokens})

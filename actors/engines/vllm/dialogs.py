@@ -8,6 +8,7 @@ from typing import Any
 
 from ....schemas import EngineError, InvalidRequest, ToolDefinition
 from ...prompts import parameters_schema
+from ...tool_calls import call_id
 from ..engine import ChatMessage, Prompt
 
 BUILT_IN = {"llama3": Path(__file__).with_name("llama3.jinja")}
@@ -111,8 +112,7 @@ def conversation(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
             asked = []
             one["tool_calls"] = []
             for place, call in enumerate(message.tool_calls):
-                # Nine letters and digits: Mistral's templates take no other ids.
-                name = f"call{number:03d}{place:02d}"
+                name = call_id(number, place)
                 asked.append((name, call.tool_name))
                 function = {"name": call.tool_name, "arguments": call.arguments}
                 one["tool_calls"].append({"type": "function", "id": name, "function": function})
