@@ -51,6 +51,19 @@ def text_of(content: Content, *, model: str, where: str) -> str:
     )
 
 
+def readable(content: Content) -> str:
+    """Return what of content is text, for whoever must not stumble over the rest: other attachments are only named."""
+    parts = content if isinstance(content, list) else [content]
+    return "\n".join(part if isinstance(part, str) else _readable(part) for part in parts)
+
+
+def _readable(attachment: Attachment) -> str:
+    try:
+        return _attached(attachment, "", "content")
+    except (Unsupported, InvalidRequest):
+        return f"[attachment of type {attachment.mime_type}]"
+
+
 def _attached(attachment: Attachment, model: str, where: str) -> str:
     mime_type, parameters = _media_type(attachment.mime_type)
     if not _is_text(mime_type):

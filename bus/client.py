@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, cast
 
 import anyio
@@ -14,7 +15,9 @@ from ..schemas import (
     InvalidRequest,
     Model,
     ModelNotFound,
+    NotFound,
     Operation,
+    ShieldOffer,
     ToolOffer,
     Unavailable,
     decode,
@@ -30,9 +33,12 @@ from .transport import ServiceInfo
 log = logging.getLogger(__name__)
 
 P = TypeVar("P")
+T = TypeVar("T")
 
 TOOLS = "tools"
 """The key of a service's metadata under which its tools stand."""
+SHIELDS = "shields"
+"""The same of its shields."""
 INFERENCE_SERVICE = "inference"
 EMBEDDING_SERVICE = "embedding"
 REWARD_SERVICE = "rewards"
@@ -68,15 +74,30 @@ async def served_models(bus: Bus) -> list[Model]:
 
 async def offered_tools(bus: Bus) -> dict[str, ToolOffer]:
     """Return the tools that live actors offer, by name."""
-    found: dict[str, ToolOffer] = {}
+    return {offer.name: offer for offer in await _offers(bus, TOOLS, list[ToolOffer])}
+
+
+async def offered_shields(bus: Bus) -> dict[str, ShieldOffer]:
+    """Return the shields that live actors run, by name."""
+    return {offer.name: offer for offer in await _offers(bus, SHIELDS, list[ShieldOffer])}
+
+
+async def _offers(bus: Bus, key: str, type_: type[list[T]]) -> list[T]:
+    """Return what all services say of themselves under a key of their metadata."""
+    found: list[T] = []
     for service in await bus.transport.discover(""):
         try:
-            offers = decode(service.metadata.get(TOOLS, "[]"), list[ToolOffer])
+            found += decode(service.metadata.get(key, "[]"), type_)
         except InvalidRequest as error:
-            log.warning("the service %s describes its tools wrongly: %s", service.id, error)
-        else:
-            found |= {offer.name: offer for offer in offers}
+            log.warning("the service %s describes its %s wrongly: %s", service.id, key, error)
     return found
+
+
+NAMED: Mapping[str, tuple[str, Callable[[Bus], Awaitable[Mapping[str, object]]]]] = {
+    "tools.call": ("tool", offered_tools),
+    "safety.check": ("shield", offered_shields),
+}
+"""The operations that are routed by something else than a model: what that is called, and which of it there are."""
 
 
 async def open_call(
@@ -98,6 +119,14 @@ async def open_call(
     async def explain_absence() -> AylluError:
         if model is None:
             return Unavailable(f"no live actor serves {operation.base_name} at present")
+        if operation.base_name in NAMED:
+            what, offered = NAMED[operation.base_name]
+            names = sorted(await offered(bus))
+            listed = ", ".join(names) or "none"
+            return NotFound(
+                f"no live actor offers the {what} {model!r}; offered are: {listed}",
+                details={"offered": names},
+            )
         kind = KINDS.get(operation.base_name, "language")
         models = [known for known in await served_models(bus) if known.kind == kind]
         if not models:

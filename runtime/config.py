@@ -12,7 +12,9 @@ from ..actors.embedding.registry import EmbedderSpec, check_embedders, default_e
 from ..actors.registry import ModelSpec, check_models, default_models
 from ..actors.rewards.specs import AnyRewardSpec, check_rewards, default_rewards
 from ..actors.serving.settings import ServingConfig
+from ..actors.shields.settings import ShieldsConfig, check_shields
 from ..actors.synthetic.settings import SyntheticDataConfig
+from ..actors.tools.settings import ToolsConfig, check_tools
 from ..actors.training.settings import TrainingSettings
 from ..schemas import OPERATIONS, InvalidRequest, Wire
 from ..schemas.wire import convert
@@ -93,6 +95,8 @@ class Config(Wire, frozen=True):
         training: what trainers run jobs on.
         serving: what may be registered of what was trained.
         synthetic_data: who answers and scores where requests do not say.
+        tools: what agents may call beside the operations of actors.
+        shields: how the shields are set.
     """
 
     models: list[ModelSpec] = []
@@ -103,6 +107,8 @@ class Config(Wire, frozen=True):
     training: TrainingSettings = TrainingSettings()
     serving: ServingConfig = ServingConfig()
     synthetic_data: SyntheticDataConfig = SyntheticDataConfig()
+    tools: ToolsConfig = ToolsConfig()
+    shields: ShieldsConfig = ShieldsConfig()
 
     @property
     def served_models(self) -> list[ModelSpec]:
@@ -135,6 +141,8 @@ class Config(Wire, frozen=True):
         check_embedders(self.served_embedders)
         check_rewards(self.served_rewards, self._other_names)
         check_gateway(self.gateway)
+        check_tools(self.tools)
+        check_shields(self.shields)
 
 
 def load_config(path: Path | None) -> Config:

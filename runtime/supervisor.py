@@ -53,6 +53,7 @@ WORKERS = {
     "inference": ("inference",),
     "memory": ("memory",),
     "agents": ("agents",),
+    "tools": ("tools", "shields"),
     "training": ("datasets", "training"),
     "data": ("rewards", "synthetic_data", "improvement"),
     "gateway": ("gateway",),

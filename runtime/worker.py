@@ -152,9 +152,14 @@ def _agents(setting: Setting) -> Mapping[str, Start]:
         from ..actors.agents.actor import AgenticSystemActor, AgentTurnsActor
         from ..actors.agents.executor import Executor
         from ..actors.agents.register import open_register
+        from ..actors.tools.actor import ToolListActor
 
         register, executor = await open_register(setting.bus), Executor(setting.bus)
-        actors = (AgenticSystemActor(register, executor), AgentTurnsActor(register))
+        actors = (
+            AgenticSystemActor(register, executor),
+            AgentTurnsActor(register, executor),
+            ToolListActor(setting.bus),
+        )
         async with anyio.create_task_group() as tasks:
             await tasks.start(executor.run)
             await serve(setting.bus, *actors, task_status=task_status)
@@ -267,11 +272,26 @@ def _rewards(setting: Setting) -> Mapping[str, Start]:
     return {**starts, "registered reward models": start_registered}
 
 
+def _tools(setting: Setting) -> Mapping[str, Start]:
+    from ..actors.tools.opening import tool_starts
+
+    return tool_starts(setting.bus, setting.config.tools)
+
+
+def _shields(setting: Setting) -> Mapping[str, Start]:
+    from ..actors.shields.opening import shield_starts
+
+    config = setting.config
+    return shield_starts(setting.bus, config.shields, config.served_models[0].name)
+
+
 KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "gateway": _gateway,
     "inference": _inference,
     "memory": _memory,
     "agents": _agents,
+    "tools": _tools,
+    "shields": _shields,
     "datasets": _datasets,
     "training": _training,
     "rewards": _rewards,

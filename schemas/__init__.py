@@ -19,13 +19,13 @@ from .agents import (
     ModelInferenceStep,
     Retrieval,
     SafetyFilteringStep,
-    SafetyViolation,
     ToolExecutionStep,
     Turn,
     TurnEvent,
     TurnStatus,
     WhenBusy,
 )
+from .approvals import Approval, ApprovalDecision, ApproveRequest
 from .content import (
     URL,
     Attachment,
@@ -42,6 +42,7 @@ from .content import (
     SamplingParams,
     SamplingStrategy,
     ShieldConfig,
+    ShieldName,
     ShieldType,
     StopReason,
     TokenUsage,
@@ -153,6 +154,14 @@ from .rewards import (
     UnscoredGeneration,
     assemble_scores,
 )
+from .safety import (
+    Safety,
+    SafetyViolation,
+    ShieldOffer,
+    ShieldRequest,
+    ShieldResponse,
+    ShieldStage,
+)
 from .synthetic_data import (
     FilteringFunction,
     PromptStatistics,
@@ -166,7 +175,7 @@ from .synthetic_data import (
     SyntheticDataset,
     SyntheticDataStatistics,
 )
-from .tools import ToolOffer, tool_offers
+from .tools import ToolList, ToolOffer, ToolRequest, Tools, tool_offers
 from .training_jobs import (
     Checkpoint,
     JobEvent,
@@ -202,6 +211,9 @@ __all__ = [
     "AgenticSystemExecuteResponseStreamChunk",
     "AgenticSystemTurn",
     "And",
+    "Approval",
+    "ApprovalDecision",
+    "ApproveRequest",
     "AssistantPrefix",
     "Attachment",
     "AylluError",
@@ -330,6 +342,7 @@ __all__ = [
     "RewardScoringRequest",
     "RewardScoringResponse",
     "Role",
+    "Safety",
     "SafetyFilteringStep",
     "SafetyViolation",
     "SamplingParams",
@@ -340,6 +353,11 @@ __all__ = [
     "ScoredMessage",
     "SearchParameter",
     "ShieldConfig",
+    "ShieldName",
+    "ShieldOffer",
+    "ShieldRequest",
+    "ShieldResponse",
+    "ShieldStage",
     "ShieldType",
     "SlowConsumer",
     "StepLimitExceeded",
@@ -357,8 +375,11 @@ __all__ = [
     "ToolChoice",
     "ToolDefinition",
     "ToolExecutionStep",
+    "ToolList",
     "ToolOffer",
+    "ToolRequest",
     "ToolResponse",
+    "Tools",
     "TrainingConfig",
     "Turn",
     "TurnEvent",

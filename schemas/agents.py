@@ -9,6 +9,7 @@ from typing import Annotated, Any, Protocol
 
 from msgspec import Meta
 
+from .approvals import Approval, ApproveRequest
 from .content import (
     MaxTokens,
     Message,
@@ -24,12 +25,14 @@ from .content import (
 from .errors import ErrorInfo
 from .filters import Filter
 from .memory import MemoryBankDocument, SearchMode
+from .safety import SafetyViolation
 from .webmethod import webmethod
 from .wire import Reply, Wire
 
 AgentId = Annotated[str, Meta(min_length=1, max_length=160)]
 """What a client calls its agent or turn: any text."""
 MAX_RETRIEVED = 100
+MAX_APPROVAL_SECONDS = 30 * 86_400.0
 
 
 class ExecutionStepType(StrEnum):
@@ -39,14 +42,6 @@ class ExecutionStepType(StrEnum):
     tool_execution = "tool_execution"
     safety_filtering = "safety_filtering"
     memory_retrieval = "memory_retrieval"
-
-
-class SafetyViolation(Wire, frozen=True):
-    """What a shield found."""
-
-    violation_type: str
-    details: str
-    suggested_user_response: str | None = None
 
 
 class ModelInferenceStep(Wire, frozen=True, tag_field="step_type", tag="model_inference"):
@@ -182,6 +177,21 @@ class AgenticSystemCreateRequest(Wire, frozen=True):
     retrieval: Annotated[
         Retrieval, Meta(description="Extension: how memory banks are looked into.")
     ] = Retrieval()
+    require_approval: Annotated[
+        set[str],
+        Meta(
+            description="Extension: those of the executable tools of which each call waits for a person's decision "
+            "(`agentic_system.turn.approve`)."
+        ),
+    ] = set()
+    approval_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=MAX_APPROVAL_SECONDS,
+            description="Extension: seconds that a call waits for it; then it is denied.",
+        ),
+    ] = 3600.0
 
 
 class AgenticSystemCreateResponse(Reply, frozen=True):
@@ -256,6 +266,10 @@ class AgenticSystemExecuteResponseStreamChunk(Reply, frozen=True):
     response_text_delta: str | None = None
     retrieved_document: MemoryBankDocument | None = None
     stop_reason: StopReason | None = None
+    approval: Annotated[
+        Approval | None,
+        Meta(description="Extension: a call that waits for a decision, or what was decided."),
+    ] = None
 
 
 class Agent(Reply, frozen=True):
@@ -285,6 +299,7 @@ class Turn(Reply, frozen=True):
     history: HistoryUse | None = None
     begun_at: datetime | None = None
     ended_at: datetime | None = None
+    approvals: Annotated[list[Approval], Meta(description="Calls that wait for a decision.")] = []
 
 
 class TurnEvent(Reply, frozen=True):
@@ -386,4 +401,17 @@ class AgentTurns(Protocol):
     @webmethod(route="/agentic_system/turn/cancel", api="AgenticSystem")
     async def cancel(self, agent_id: str, turn_id: str, reason: str = "") -> Turn:
         """Cancel a turn, and return it when it has ended; what it has finished is kept."""
+        ...
+
+    @webmethod(route="/agentic_system/turn/approve", api="AgenticSystem")
+    async def approve(self, request: ApproveRequest) -> Approval:
+        """Decide about a call that waits: let it run, with other arguments if given, or deny it.
+
+        Sent again, the same decision is answered again; once one holds, another one is refused with `conflict`.
+        """
+        ...
+
+    @webmethod(route="/agentic_system/turn/approvals", method="GET", api="AgenticSystem")
+    def approvals(self, agent_id: str | None = None) -> AsyncIterator[Approval]:
+        """List the calls that wait for a decision, of one agent or of all."""
         ...

@@ -65,11 +65,27 @@ class ShieldType(StrEnum):
     code_guard = "code_guard"
 
 
+ShieldName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=160,
+        description="`llama_guard`, `prompt_guard`, `code_guard`, or the name of a shield that an own actor runs.",
+    ),
+]
+
+
 class ShieldConfig(Wire, frozen=True):
     """A shield and its settings."""
 
-    shield_type: ShieldType
-    params: dict[str, Any] = {}
+    shield_type: ShieldName
+    params: Annotated[
+        dict[str, Any],
+        Meta(
+            description="The shield's own, and those of all shields: `observe` (false: what it finds is told, and nothing "
+            "is held back for it), `timeout` (seconds; then it counts as a violation)."
+        ),
+    ] = {}
 
 
 class ToolDefinition(Wire, frozen=True):

@@ -15,7 +15,9 @@ from .model_registry import ModelRegistry
 from .models import Models
 from .post_training import PostTraining
 from .rewards import RewardScoring
+from .safety import Safety
 from .synthetic_data import SyntheticDataGeneration, SyntheticDataJobs
+from .tools import ToolList, Tools
 from .training_jobs import PostTrainingJobs
 from .webmethod import Operation, operations_of
 
@@ -35,6 +37,9 @@ PROTOCOLS: tuple[type, ...] = (
     ModelRegistry,
     Improvement,
     Embeddings,
+    Tools,
+    ToolList,
+    Safety,
 )
 
 

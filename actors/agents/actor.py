@@ -21,6 +21,8 @@ from ...schemas import (
     AgenticSystemExecuteResponseStreamChunk,
     AgenticSystemTurn,
     AgentTurns,
+    Approval,
+    ApproveRequest,
     BusError,
     Conflict,
     InvalidRequest,
@@ -29,6 +31,7 @@ from ...schemas import (
     Turn,
     TurnEvent,
     TurnStatus,
+    Unsupported,
     WhenBusy,
     encode,
 )
@@ -234,8 +237,9 @@ class AgentTurnsActor(AgentTurns):
 
     service_name = "agent-turns"
 
-    def __init__(self, register: Register) -> None:
+    def __init__(self, register: Register, executor: Executor | None = None) -> None:
         self._register = register
+        self._executor = executor
 
     async def get(self, agent_id: str, turn_id: str) -> Turn:
         """Return a turn; see `AgentTurns.get`."""
@@ -296,3 +300,12 @@ class AgentTurnsActor(AgentTurns):
                 if event.turn is not None and event.turn.status in FINAL:
                     return event.turn
         raise BusError("the turn cannot be followed to its end")
+
+    async def approve(self, request: ApproveRequest) -> Approval:
+        """Decide about a call; see `AgentTurns.approve`."""
+        raise Unsupported("not yet")
+
+    async def approvals(self, agent_id: str | None = None) -> AsyncIterator[Approval]:
+        """List the calls that wait; see `AgentTurns.approvals`."""
+        raise Unsupported("not yet")
+        yield

@@ -33,6 +33,7 @@ from ...schemas import (
     ToolResponse,
     TurnStatus,
 )
+from ...schemas.tools import MAX_OUTPUT, TOOL_SECONDS
 
 VERSION = 1
 DAY = 86_400.0
@@ -127,6 +128,9 @@ class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):
         schema: the JSON schema of its arguments.
         idempotent: whether a call whose outcome is unknown may be made again.
         description: what it does, as its actor says.
+        seconds: how long a call may take.
+        max_output: how many bytes of text it may answer.
+        takes: see `ToolOffer`.
     """
 
     name: str
@@ -135,6 +139,9 @@ class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):
     schema: dict[str, Any]
     idempotent: bool = False
     description: str = ""
+    seconds: float = TOOL_SECONDS
+    max_output: int = MAX_OUTPUT
+    takes: Literal["arguments", "request"] = "arguments"
 
 
 class AgentRecord(msgspec.Struct, frozen=True):

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import msgspec
-from jsonschema import Draft202012Validator, SchemaError
-from jsonschema.exceptions import best_match
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from ...bus.bus import Bus
-from ...schemas import AylluError, InvalidRequest, ToolCall, ToolOffer, ToolResponse, encode
+from ...schemas import (
+    AylluError,
+    ToolCall,
+    ToolOffer,
+    ToolRequest,
+    ToolResponse,
+    Unavailable,
+    decode,
+    encode,
+)
 from ...schemas.proxy import single_reply
+from ..patience import FIRST_PAUSE, LONGEST_PAUSE, pause_after
+from ..tools.actor import text_size
+from ..tools.checking import check_schema, problem_with
 from .records import BoundTool, Outcome
 
 log = logging.getLogger(__name__)
 
-TOOL_SECONDS = 120.0
-"""How long a tool may take."""
-MAX_OUTPUT = 64 << 10
-"""Bytes that a tool may answer; more would not fit a model's context, and is told to the model instead of being cut."""
+TRIES = 3
+"""How often a call of an idempotent tool is made, if it fails for a reason that may pass."""
+ABSENCE_SECONDS = 15.0
+"""How long a call waits for a tool that nobody offers at the moment: its actor may be just coming back."""
+CLOSE_SECONDS = 5.0
+"""What a tool gets beyond its own time, so that its own word about that arrives."""
+MAX_REPLY = 16 << 20
+"""Bytes of a reply with its attachments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +52,34 @@ def bind(offer: ToolOffer, schema: dict[str, Any] | None) -> BoundTool:
     """Return a tool as an agent keeps it.
 
     Args:
-        offer: the operation.
+        offer: what its actor says of it.
         schema: that of the arguments, if the agent declares its own.
 
     Raises:
         InvalidRequest: the schema is none.
     """
     chosen = schema if schema is not None else offer.parameters
-    try:
-        Draft202012Validator.check_schema(chosen)
-    except SchemaError as error:
-        raise InvalidRequest(
-            f"the parameters of {offer.name!r} are no JSON schema: {error.message}"
-        ) from error
+    check_schema(chosen, offer.name)
     return BoundTool(
-        offer.name, offer.name, offer.subject, chosen, offer.idempotent, offer.description
+        offer.name,
+        offer.name,
+        offer.subject,
+        chosen,
+        offer.idempotent,
+        offer.description,
+        offer.seconds,
+        offer.max_output,
+        offer.takes,
     )
 
 
-def problem_with(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the arguments of a call, for the model to read; None if they are right."""
-    # With a registry of its own nothing that a schema refers to is fetched.
-    validator = Draft202012Validator(schema, registry=Registry())
-    try:
-        error = best_match(validator.iter_errors(arguments))
-    except Unresolvable as unresolvable:
-        return f"the tool's schema cannot be followed: {unresolvable}"
-    if error is None:
-        return None
-    where = "/".join(str(part) for part in error.absolute_path)
-    return f"{where}: {error.message}" if where else str(error.message)
-
-
-async def run_tool(bus: Bus, tool: BoundTool | None, call: ToolCall, key: str) -> Answer:
+async def run_tool(
+    bus: Bus,
+    tool: BoundTool | None,
+    call: ToolCall,
+    key: str,
+    earlier: Sequence[dict[str, Any]] = (),
+) -> Answer:
     """Run a call. Whatever comes of it is an answer to the model; cancelling it cancels the tool's work.
 
     Args:
@@ -79,29 +87,74 @@ async def run_tool(bus: Bus, tool: BoundTool | None, call: ToolCall, key: str) -
         tool: the tool; None where there is none of this name.
         call: what the model wants.
         key: the same for each try of this call, for the actor.
+        earlier: the arguments of earlier calls of the tool in this turn that succeeded.
     """
     if tool is None:
-        return _told(call, f"There is no tool {call.tool_name!r}.", "invalid")
+        return told(call, f"There is no tool {call.tool_name!r}.", "invalid")
     problem = problem_with(tool.schema, call.arguments)
     if problem is not None:
-        return _told(call, f"The arguments are wrong: {problem}", "invalid")
+        return told(call, f"The arguments are wrong: {problem}", "invalid")
+    whole = tool.takes == "request"
+    payload = encode(
+        ToolRequest(call.tool_name, call.arguments, list(earlier)) if whole else call.arguments
+    )
     try:
-        running = await bus.calls.open(
-            tool.subject, encode(call.arguments), timeout=TOOL_SECONDS, idempotency_key=key
-        )
-        with closing(running):
-            reply = await single_reply(running)
+        reply = await _tried(bus, tool, payload, key)
+        response = _response(call, reply, whole)
     except AylluError as error:
-        return _told(call, f"The tool failed: {error.message}", "failed")
-    if len(reply) > MAX_OUTPUT:
-        text = f"The tool answered {len(reply)} bytes, more than the {MAX_OUTPUT} that can be read."
-        return _told(call, text, "failed")
-    return Answer(ToolResponse(call.tool_name, _text_of(reply)), "ok")
+        return told(call, f"The tool failed: {error.message}", "failed")
+    size = text_size(response.content)
+    if size > tool.max_output or len(reply) > MAX_REPLY:
+        most = tool.max_output if size > tool.max_output else MAX_REPLY
+        text = f"The tool answered {max(size, len(reply))} bytes, more than the {most} that can be read."
+        return told(call, text, "failed")
+    return Answer(response, "ok")
+
+
+async def _tried(bus: Bus, tool: BoundTool, payload: bytes, key: str) -> bytes:
+    """Return a tool's reply, after more than one try where that does no harm.
+
+    Raises:
+        AylluError: it failed.
+    """
+    absent_until = anyio.current_time() + ABSENCE_SECONDS
+    pause, failures = FIRST_PAUSE, 0
+    while True:
+        try:
+            running = await bus.calls.open(
+                tool.subject,
+                payload,
+                timeout=tool.seconds + CLOSE_SECONDS,
+                idempotency_key=key,
+                explain_absence=_absence,
+            )
+            with closing(running):
+                return await single_reply(running)
+        except AylluError as error:
+            if isinstance(error, _Absent):
+                # Nobody took it: to ask again does not make it a second time.
+                if anyio.current_time() > absent_until:
+                    raise
+            else:
+                failures += 1
+                if not (tool.idempotent and error.retryable and failures < TRIES):
+                    raise
+            log.info("a call of the tool %s is made again: %s", tool.name, error)
+            await anyio.sleep(pause_after(error, pause))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class _Absent(Unavailable):
+    """Nobody listens where the calls of a tool go."""
+
+
+async def _absence() -> AylluError:
+    return _Absent("nobody runs it at the moment")
 
 
 def unknown_outcome(call: ToolCall) -> Answer:
     """Return the answer to a call over which an executor died, and that may not be made again."""
-    return _told(
+    return told(
         call,
         "It is not known whether this call took effect: the system failed while it ran. "
         "It was not made again.",
@@ -109,14 +162,21 @@ def unknown_outcome(call: ToolCall) -> Answer:
     )
 
 
-def _told(call: ToolCall, text: str, outcome: Outcome) -> Answer:
+def told(call: ToolCall, text: str, outcome: Outcome) -> Answer:
+    """Return an answer that is the system's, not the tool's."""
     return Answer(ToolResponse(call.tool_name, text), outcome)
 
 
-def _text_of(reply: bytes) -> str:
-    """Return a reply as the model reads it: a text as it is, everything else as JSON."""
+def _response(call: ToolCall, reply: bytes, whole: bool) -> ToolResponse:
+    """Return a reply as the model reads it: what an operation says as text if it is one, else as JSON.
+
+    Raises:
+        InvalidRequest: a tool behind `tools.call` says something else than a response.
+    """
+    if whole:
+        return ToolResponse(call.tool_name, decode(reply, ToolResponse).content)
     try:
         value = msgspec.json.decode(reply)
     except msgspec.DecodeError:
-        return reply.decode(errors="replace")
-    return value if isinstance(value, str) else reply.decode()
+        return ToolResponse(call.tool_name, reply.decode(errors="replace"))
+    return ToolResponse(call.tool_name, value if isinstance(value, str) else reply.decode())

@@ -28,6 +28,11 @@ EXTENSIONS = frozenset(
         "synthetic_data_generation.job.statistics",
         "improvement.start",
         "improvement.report",
+        "agentic_system.turn.approve",
+        "agentic_system.turn.approvals",
+        "tools.call",
+        "tools.list",
+        "safety.check",
     }
 )
 """Operations that the draft does not have."""
