@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from ..actors.attachments.settings import AttachmentsConfig
 from ..actors.datasets.settings import DatasetsConfig
 from ..actors.embedding.registry import EmbedderSpec, check_embedders, default_embedders
 from ..actors.registry import ModelSpec, check_models, default_models
@@ -91,6 +92,7 @@ class Config(Wire, frozen=True):
             nothing is configured.
         rewards: what answers are scored by; the first language model as a judge where nothing is configured.
         gateway: the limits of the gateway.
+        attachments: from where the attachments of messages may come, and what they may cost.
         datasets: from where the content of datasets may come.
         training: what trainers run jobs on.
         serving: what may be registered of what was trained.
@@ -103,6 +105,7 @@ class Config(Wire, frozen=True):
     embedders: list[EmbedderSpec] = []
     rewards: list[AnyRewardSpec] = []
     gateway: GatewayConfig = GatewayConfig()
+    attachments: AttachmentsConfig = AttachmentsConfig()
     datasets: DatasetsConfig = DatasetsConfig()
     training: TrainingSettings = TrainingSettings()
     serving: ServingConfig = ServingConfig()

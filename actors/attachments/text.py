@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
-from ..schemas import Attachment, Content, InvalidRequest, Unsupported
+from ...schemas import Attachment, Content, InvalidRequest, Unsupported
 
 _TEXT_TYPES = frozenset(
     f"application/{name}"
