@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+from anyio.abc import TaskStatus
 
 from ...bus.bus import Bus
+from ...bus.service import serve
 from ..supervision import Start
+from .actor import ToolsActor
 from .settings import ToolsConfig
 
 
 def tool_starts(bus: Bus, config: ToolsConfig) -> Mapping[str, Start]:
     """Return what to supervise, by name: the built-in tools, each function, each MCP server."""
-    return {}
+    return {**_builtin(bus, config)}
+
+
+def _builtin(bus: Bus, config: ToolsConfig) -> Mapping[str, Start]:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        # Only these workers need what these modules import.
+        from .builtin import builtin_tools
+
+        async with builtin_tools(config) as tools:
+            await serve(bus, ToolsActor(tools), task_status=task_status)
+
+    return {"built-in tools": start} if config.builtin else {}
