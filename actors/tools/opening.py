@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import anyio
 from anyio.abc import TaskStatus
 
 from ...bus.bus import Bus
@@ -25,6 +26,9 @@ def _builtin(bus: Bus, config: ToolsConfig) -> Mapping[str, Start]:
         from .builtin import builtin_tools
 
         async with builtin_tools(config) as tools:
+            if not tools:  # There is nothing to be asked for.
+                task_status.started()
+                await anyio.sleep_forever()
             await serve(bus, ToolsActor(tools), task_status=task_status)
 
     return {"built-in tools": start} if config.builtin else {}
