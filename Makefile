@@ -8,7 +8,7 @@ CONSTRAINED := -c constraints/tested.txt
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check
 DATA_DIR ?= .ayllu
-PURE := 'schemas/*,bus/exchange.py,bus/sharing.py,actors/agents/turn.py,actors/agents/plan.py,actors/agents/timeline.py,actors/synthetic/duplicates.py,actors/synthetic/filters.py,actors/synthetic/selection.py,actors/synthetic/statistics.py,runtime/session.py,client/protocol.py,actors/rewards/classifier/batching.py,actors/improvement/plan.py,actors/improvement/state.py,actors/improvement/stages.py,runtime/openai/chat.py,runtime/openai/completions.py,runtime/openai/embeddings.py,runtime/openai/errors.py,runtime/openai/framing.py,runtime/openai/messages.py,runtime/openai/models.py,runtime/openai/parts.py,runtime/openai/reading.py,runtime/openai/types.py'
+PURE := 'schemas/*,bus/exchange.py,bus/sharing.py,actors/agents/turn.py,actors/agents/step.py,actors/agents/steps.py,actors/agents/checks.py,actors/agents/plan.py,actors/agents/timeline.py,actors/synthetic/duplicates.py,actors/synthetic/filters.py,actors/synthetic/selection.py,actors/synthetic/statistics.py,runtime/session.py,client/protocol.py,actors/rewards/classifier/batching.py,actors/improvement/plan.py,actors/improvement/state.py,actors/improvement/stages.py,runtime/openai/chat.py,runtime/openai/completions.py,runtime/openai/embeddings.py,runtime/openai/errors.py,runtime/openai/framing.py,runtime/openai/messages.py,runtime/openai/models.py,runtime/openai/parts.py,runtime/openai/reading.py,runtime/openai/types.py'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up train test test-vllm check bench bench-vllm spec format clean

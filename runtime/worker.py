@@ -154,7 +154,8 @@ def _agents(setting: Setting) -> Mapping[str, Start]:
         from ..actors.agents.register import open_register
         from ..actors.tools.actor import ToolListActor
 
-        register, executor = await open_register(setting.bus), Executor(setting.bus)
+        register = await open_register(setting.bus)
+        executor = Executor(setting.bus, attachments=setting.config.attachments)
         actors = (
             AgenticSystemActor(register, executor),
             AgentTurnsActor(register, executor),

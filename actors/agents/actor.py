@@ -31,10 +31,10 @@ from ...schemas import (
     Turn,
     TurnEvent,
     TurnStatus,
-    Unsupported,
     WhenBusy,
     encode,
 )
+from .deciding import decided, waiting_calls
 from .entries import packed, read_records, unpacked
 from .executor import Executor
 from .reader import FINAL, described, follow
@@ -303,9 +303,10 @@ class AgentTurnsActor(AgentTurns):
 
     async def approve(self, request: ApproveRequest) -> Approval:
         """Decide about a call; see `AgentTurns.approve`."""
-        raise Unsupported("not yet")
+        return await decided(self._register, request, self._executor)
 
     async def approvals(self, agent_id: str | None = None) -> AsyncIterator[Approval]:
         """List the calls that wait; see `AgentTurns.approvals`."""
-        raise Unsupported("not yet")
-        yield
+        async with aclosing(waiting_calls(self._register, agent_id)) as found:
+            async for approval in found:
+                yield approval

@@ -17,7 +17,7 @@ from ...schemas import (
 )
 from .desk import Desk
 from .entries import unpacked
-from .history import chosen_history, question_of
+from .history import chosen_history, retrieves
 from .records import (
     AGENTS,
     AgentRecord,
@@ -57,7 +57,11 @@ async def beginning(
         use = chosen_history(agent, turns, command.messages)
     except ContextLengthExceeded as exceeded:
         error = error or exceeded
-    retrieves = bool(agent.config.memory_bank_uuids and question_of(command.messages))
+    step = ExecutionStepType.model_inference
+    if agent.config.input_shields:
+        step = ExecutionStepType.safety_filtering
+    elif retrieves(agent.config, command.messages):
+        step = ExecutionStepType.memory_retrieval
     began = Began(
         at=time.time(),
         agent=agent,
@@ -65,7 +69,7 @@ async def beginning(
         messages=command.messages,
         history=turns[-use.turns :] if use.turns else [],
         use=use,
-        step=ExecutionStepType.memory_retrieval if retrieves else ExecutionStepType.model_inference,
+        step=step,
         executor=desk.office.name,
         deltas=await desk.office.deltas_made(),
         traceparent=command.traceparent,

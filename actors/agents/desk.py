@@ -10,6 +10,7 @@ from ...bus.bus import Bus
 from ...bus.claims import Claims
 from ...bus.durable import Delivery
 from ...schemas import InvalidRequest, decode
+from ..attachments.settings import AttachmentsConfig
 from ..leases import Lease
 from .entries import Fenced, deltas_made, read_command, unpacked
 from .hub import Hub
@@ -28,9 +29,13 @@ class Office:
         claims: keeps what is too large for a stream.
         hub: tells readers of this process.
         name: the executor's.
+        attachments: what attachments may cost, and from where they may come.
     """
 
-    def __init__(self, bus: Bus, claims: Claims, hub: Hub, name: str) -> None:
+    def __init__(
+        self, bus: Bus, claims: Claims, hub: Hub, name: str, attachments: AttachmentsConfig
+    ) -> None:
+        self.attachments = attachments
         self.bus = bus
         self.claims = claims
         self.hub = hub

@@ -18,6 +18,7 @@ from .records import (
     STREAMS,
     Command,
     Delta,
+    Execute,
     JournalRecord,
     delta_subject,
     journal_subject,
@@ -53,6 +54,13 @@ async def packed(claims: Claims, value: object) -> bytes:
 async def unpacked(claims: Claims, payload: bytes) -> bytes:
     """Return the JSON text that an entry of a stream stands for."""
     return await claims.load(payload) if payload.startswith(CLAIM_PREFIX) else payload
+
+
+def turn_of(entry: Entry, command: Execute) -> str:
+    """Return the turn that a command begins: a dead letter that is sent again is a new one, since its old one has ended."""
+    return (
+        f"{command.turn}~{entry.sequence}" if entry.msg_id.startswith("replay:") else command.turn
+    )
 
 
 async def ensure_streams(bus: Bus) -> None:

@@ -8,6 +8,7 @@ that anybody knows.
 from __future__ import annotations
 
 import logging
+import time
 from uuid import uuid4
 
 import anyio
@@ -19,6 +20,7 @@ from ...bus.deadletters import bury
 from ...bus.durable import Delivery, Entry, KeyValue, WorkQueue
 from ...bus.transport import Message
 from ...schemas import AylluError, BusError, InvalidRequest
+from ..attachments.settings import AttachmentsConfig
 from ..leases import lease_bucket, take_lease
 from .desk import LEASE_BUCKET, Desk, Office
 from .entries import durable_claims, ensure_streams, read_command
@@ -35,7 +37,7 @@ from .records import (
     history_subject,
     signal_subject,
 )
-from .running import run_turn
+from .running import Parked, run_turn
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ IDLE_SECONDS = 2.0
 ACK_WAIT = 5.0
 """After how long without a word a wake-up goes to another executor, in seconds."""
 KEEP_SECONDS = 1.5
+ATTACHMENTS = AttachmentsConfig()
+LONGEST_PARKED = 3600.0
+"""After how long somebody looks at a turn that waits for people, at the latest."""
 SIGNALS = signal_subject("x").removesuffix("x") + "*"
 
 
@@ -59,18 +64,25 @@ class Executor:
     Args:
         bus: the bus.
         slots: for how many agents it works at once.
+        attachments: what the attachments of a turn may cost, and from where they may come.
 
     Attributes:
         hub: tells readers of the same process.
     """
 
-    def __init__(self, bus: Bus, *, slots: int = SLOTS) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        slots: int = SLOTS,
+        attachments: AttachmentsConfig = ATTACHMENTS,
+    ) -> None:
         self.name = uuid4().hex[:12]
         self.hub = Hub()
         self._bus = bus
         self._slots = slots
         self._free = anyio.Semaphore(slots)
-        self._office = Office(bus, durable_claims(bus), self.hub, self.name)
+        self._office = Office(bus, durable_claims(bus), self.hub, self.name, attachments)
         self._desks: dict[str, Desk] = {}
         self._leases: KeyValue | None = None
         self._tasks: TaskGroup | None = None
@@ -190,7 +202,7 @@ class Executor:
         """Work at a desk as long as there is something to do, and its lease lasts."""
         # A turn outlives the call that asked for it: neither its deadline nor its trace are those of this work.
         current_call.set(None)
-        done = False
+        done: bool | Parked = False
         try:
             async with anyio.create_task_group() as tasks:
 
@@ -211,9 +223,9 @@ class Executor:
             with anyio.move_on_after(2, shield=True):
                 if desk.lease is not None:
                     await desk.lease.release()
-                await _settle(desk.deliveries, done)
+                await _hand_back(desk, done)
 
-    async def _work(self, desk: Desk) -> bool:
+    async def _work(self, desk: Desk) -> bool | Parked:
         """Do what the agent was asked for, in order; true when nothing was left for a while."""
         after = 0
         while True:
@@ -221,8 +233,14 @@ class Executor:
             while (entry := await self._next_command(desk.agent, after)) is not None:
                 command = await self._read(desk, entry)
                 if isinstance(command, Execute):
-                    if not await run_turn(desk, entry, command):
+                    came = await run_turn(desk, entry, command)
+                    if came == "fenced":
                         return False  # Another executor works on it.
+                    if isinstance(came, Parked):
+                        if desk.look.is_set():
+                            desk.look = anyio.Event()
+                            continue
+                        return came
                 elif isinstance(command, Delete):
                     # All of it is of turns that were asked for before: they are taken in order.
                     await self._purge(history_subject(desk.agent))
@@ -262,6 +280,17 @@ async def _settle(deliveries: list[Delivery], done: bool, delay: float = 0.0) ->
             await (delivery.ack() if done else delivery.nak(delay))
         except BusError as error:
             log.debug("a wake-up was not settled, and comes again: %s", error)
+
+
+async def _hand_back(desk: Desk, done: bool | Parked) -> None:
+    """Let go of the wake-ups of an agent: they come again where something is left to do."""
+    if desk.look.is_set():
+        await _settle(desk.deliveries, False)  # Something was asked since the last look.
+    elif isinstance(done, Parked):
+        left = max(0.0, done.until - time.time())
+        await _settle(desk.deliveries, False, min(left, LONGEST_PARKED))
+    else:
+        await _settle(desk.deliveries, done)
 
 
 async def _keep_deliveries(desk: Desk) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...schemas import (
+    AgenticSystemCreateRequest,
+    Attachment,
     ContextLengthExceeded,
     Dialog,
     HistoryPolicy,
@@ -138,6 +140,22 @@ def question_of(messages: Sequence[Message]) -> str:
             if text:
                 return text
     return ""
+
+
+def retrieves(config: AgenticSystemCreateRequest, messages: Sequence[Message]) -> bool:
+    """Tell whether a turn looks into memory banks."""
+    return bool(config.memory_bank_uuids and question_of(messages))
+
+
+def has_addresses(messages: Sequence[Message]) -> bool:
+    """Tell whether messages have attachments whose content is elsewhere."""
+    contents = [message.content for message in messages]
+    contents += [one.content for message in messages for one in message.tool_responses]
+    return any(
+        isinstance(part, Attachment) and not part.url.startswith("data:")
+        for content in contents
+        for part in (content if isinstance(content, list) else [content])
+    )
 
 
 def within_budget(

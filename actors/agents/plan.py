@@ -1,7 +1,8 @@
 """What to do next in a turn, by what has happened in it; no I/O.
 
-Retrieval first, where the agent has memory banks; then the model; its calls of tools that the server runs, all of one step at
-once; the model again; until it answers, wants a tool of the client's, or has taken its steps.
+Shields on what the user said first; retrieval, where the agent has memory banks; then the model; its calls of tools that the
+server runs, all of one step at once, but for those that wait for a person; the model again; until it answers, wants a tool of the
+client's, has taken its steps, or is stopped by a shield.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from dataclasses import dataclass
 
 from ...schemas import (
     AylluError,
+    ExecutionStep,
     ExecutionStepType,
     HistoryPolicy,
     InvalidRequest,
     Message,
     ModelInferenceStep,
     Role,
+    SafetyFilteringStep,
+    ShieldStage,
     StepLimitExceeded,
     StopReason,
     ToolCall,
@@ -24,8 +28,11 @@ from ...schemas import (
     ToolResponse,
     TurnStatus,
 )
-from .records import Answered, JournalRecord, Retrieved, Said
-from .turn import Kind, OpenStep, Turn
+from .checks import refusal
+from .history import has_addresses, retrieves
+from .records import Answered, CheckBegan, Checked, JournalRecord, Retrieved, Said
+from .step import Calls, Kind, OpenStep
+from .turn import Turn
 
 MAX_INVALID = 3
 """How many calls with wrong arguments go back to the model."""
@@ -61,11 +68,42 @@ class Infer:
 
 
 @dataclass(frozen=True, slots=True)
+class Attach:
+    """Fetch what the addresses of the user's attachments stand for."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginCheck:
+    """Write that shields look at what the step that runs has come to."""
+
+    stage: ShieldStage
+
+
+@dataclass(frozen=True, slots=True)
+class RunShields:
+    """Let shields look."""
+
+    stage: ShieldStage
+
+
+@dataclass(frozen=True, slots=True)
 class RunTools:
-    """Run the calls of a step that have no response; some may have been in flight when an executor died."""
+    """Run the calls of a step that may run and have no response.
+
+    Attributes:
+        calls: the calls, with their places.
+        in_flight: the places of those that may have been in flight when an executor died.
+    """
 
     calls: tuple[tuple[int, ToolCall], ...]
-    in_flight: bool
+    in_flight: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Do nothing until people have decided, but no longer than to ``until``, in seconds since the epoch."""
+
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +116,18 @@ class End:
     lost: bool = False
 
 
-Action = BeginStep | Retrieve | Summarise | Infer | RunTools | End
+Action = (
+    BeginStep
+    | Attach
+    | Retrieve
+    | Summarise
+    | Infer
+    | BeginCheck
+    | RunShields
+    | RunTools
+    | Wait
+    | End
+)
 
 
 def next_action(turn: Turn) -> Action | None:
@@ -88,26 +137,52 @@ def next_action(turn: Turn) -> Action | None:
     if turn.still >= MAX_ATTEMPTS:
         error = AylluError(f"{MAX_ATTEMPTS} executors were lost over this turn")
         return End(TurnStatus.failed, error=error, lost=True)
+    if not turn.attached and has_addresses(turn.opening.messages):
+        return Attach()
     if turn.step is not None:
         return _go_on(turn, turn.step)
-    last = turn.steps[-1]
+    return _after(turn, turn.steps[-1])
+
+
+def _after(turn: Turn, last: ExecutionStep) -> Action:
+    if turn.blocked is not None:
+        return End(TurnStatus.completed, refusal(turn.blocked))
     if isinstance(last, ModelInferenceStep):
         return _after_inference(turn)
     if isinstance(last, ToolExecutionStep):
         return _after_tools(turn)
+    config = turn.opening.agent.config
+    if isinstance(last, SafetyFilteringStep) and retrieves(config, turn.opening.messages):
+        return BeginStep(Kind.memory_retrieval)
     return BeginStep(Kind.model_inference)
 
 
 def _go_on(turn: Turn, step: OpenStep) -> Action:
+    if step.check is not None:
+        return RunShields(step.check.stage)
     if step.kind is Kind.memory_retrieval:
         return Retrieve()
     if step.kind is Kind.tool_execution:
-        left = [one for one in enumerate(step.calls) if one[0] not in step.responses]
-        return RunTools(tuple(left), in_flight=step.attempt < turn.attempt)
+        return _go_on_with_tools(turn, step)
+    if step.said is not None:
+        return BeginCheck(ShieldStage.output)
     use = turn.use
     if use.policy is HistoryPolicy.summarise and use.left_out and use.summary is None:
         return Summarise(turn.opening.history[: turn.hidden])
     return Infer(step.text)
+
+
+def _go_on_with_tools(turn: Turn, step: OpenStep) -> Action:
+    calls = step.calls
+    if turn.shields(ShieldStage.tool_input):
+        return BeginCheck(ShieldStage.tool_input)
+    if not calls.left:
+        return BeginCheck(ShieldStage.tool_output)
+    ready = calls.ready
+    if not ready:
+        return Wait(calls.expires)
+    in_flight = frozenset(place for place in ready if calls.released[place] < turn.attempt)
+    return RunTools(tuple((place, calls.wanted[place]) for place in ready), in_flight)
 
 
 def _after_inference(turn: Turn) -> Action:
@@ -146,8 +221,8 @@ def _answer(turn: Turn) -> End:
     return End(TurnStatus.completed, response)
 
 
-def closing_records(turn: Turn, at: float, said: Said | None) -> list[JournalRecord]:
-    """Return the records that close the step that runs when the turn is cancelled.
+def closing_record(turn: Turn, at: float, said: Said | None) -> JournalRecord | None:
+    """Return the next record that closes the step that runs when the turn is cancelled; None when it is closed.
 
     Args:
         turn: the turn.
@@ -156,19 +231,27 @@ def closing_records(turn: Turn, at: float, said: Said | None) -> list[JournalRec
     """
     step = turn.step
     if step is None:
-        return []
+        return None
+    if step.check is not None:
+        return Checked(at=at, cancelled=True)
     if step.kind is Kind.memory_retrieval:
-        return [Retrieved(at=at, documents=[], scores=[])]
+        return Retrieved(at=at, documents=[], scores=[])
+    if step.said is not None:
+        return CheckBegan(at=at, stage=ShieldStage.output)
     if step.kind is Kind.model_inference:
         text, cuts = step.text, step.cuts
-        return [said or Said(at=at, text=text, cuts=cuts, stop_reason=StopReason.not_stopped)]
-    return [
-        Answered(
-            at=at,
-            call=number,
-            response=ToolResponse(call.tool_name, "The turn was cancelled."),
-            outcome="cancelled",
-        )
-        for number, call in enumerate(step.calls)
-        if number not in step.responses
-    ]
+        return said or Said(at=at, text=text, cuts=cuts, stop_reason=StopReason.not_stopped)
+    return _closing_call(step.calls, at)
+
+
+def _closing_call(calls: Calls, at: float) -> JournalRecord:
+    if not calls.left:
+        return CheckBegan(at=at, stage=ShieldStage.tool_output)
+    place = calls.left[0]
+    name = calls.wanted[place].tool_name
+    return Answered(
+        at=at,
+        call=place,
+        response=ToolResponse(name, "The turn was cancelled."),
+        outcome="cancelled",
+    )

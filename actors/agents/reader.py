@@ -150,4 +150,5 @@ def described(agent: str, name: str, timeline: Timeline) -> Turn:
         history=turn.use if began else None,
         begun_at=datetime.fromtimestamp(began.at, UTC) if began else None,
         ended_at=datetime.fromtimestamp(ended.at, UTC) if ended else None,
+        approvals=turn.waiting,
     )

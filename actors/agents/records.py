@@ -22,11 +22,14 @@ from ...bus.subjects import ROOT, decode_token, encode_token
 from ...schemas import (
     AgenticSystemCreateRequest,
     AgenticSystemTurn,
+    ApprovalDecision,
     ErrorInfo,
     ExecutionStepType,
     HistoryUse,
     MemoryBankDocument,
     Message,
+    SafetyViolation,
+    ShieldStage,
     StopReason,
     TokenUsage,
     ToolCall,
@@ -180,7 +183,17 @@ class Delete(msgspec.Struct, frozen=True, tag_field="c", tag="delete"):
     agent: AgentRecord
 
 
-Command = Execute | Cancel | Delete
+class Decide(msgspec.Struct, frozen=True, tag_field="c", tag="decide", omit_defaults=True):
+    """A person has decided about a call of a turn."""
+
+    turn: str
+    call_id: str
+    decision: ApprovalDecision
+    reason: str = ""
+    arguments: dict[str, Any] | None = None
+
+
+Command = Execute | Cancel | Delete | Decide
 
 
 # The journal.
@@ -232,10 +245,52 @@ class Claimed(Record, frozen=True, tag="claimed"):
 
 
 class StepBegan(Record, frozen=True, tag="step"):
-    """A step began; ``calls`` are those of a tool execution, which from here on may be in flight."""
+    """A step began.
+
+    Attributes:
+        kind: its kind.
+        calls: those of a tool execution, which from here on may be in flight, unless shields look at them first.
+        approvals: the places of those that wait for a decision before they run.
+    """
 
     kind: ExecutionStepType
     calls: list[ToolCall] = []
+    approvals: list[int] = []
+
+
+class Attached(Record, frozen=True, tag="attached"):
+    """What the user said, with what its attachments' addresses stood for when the turn began."""
+
+    messages: list[Message]
+
+
+class CheckBegan(Record, frozen=True, tag="check"):
+    """Shields look at what the step that runs has come to."""
+
+    stage: ShieldStage
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a shield found in a message or call, by its place among those that were looked at."""
+
+    place: int
+    violation: SafetyViolation
+
+
+class Checked(Record, frozen=True, tag="checked"):
+    """The shields have looked; ``cancelled``: the turn ended before they had."""
+
+    findings: list[Finding] = []
+    cancelled: bool = False
+
+
+class Decided(Record, frozen=True, tag="decided"):
+    """A call that waited has a decision; ``arguments``: it runs with these."""
+
+    call: int
+    decision: ApprovalDecision
+    reason: str = ""
+    arguments: dict[str, Any] | None = None
 
 
 class Retrieved(Record, frozen=True, tag="retrieved"):
@@ -271,7 +326,7 @@ class Resumed(Record, frozen=True, tag="resumed"):
     cuts: list[int]
 
 
-Outcome = Literal["ok", "failed", "invalid", "unknown", "cancelled"]
+Outcome = Literal["ok", "failed", "invalid", "unknown", "cancelled", "denied", "blocked"]
 
 
 class Answered(Record, frozen=True, tag="answered"):
@@ -297,7 +352,19 @@ class Ended(Record, frozen=True, tag="ended"):
 
 
 JournalRecord = (
-    Began | Claimed | StepBegan | Retrieved | Said | Resumed | Answered | HistoryCut | Ended
+    Began
+    | Claimed
+    | StepBegan
+    | Attached
+    | Retrieved
+    | Said
+    | Resumed
+    | Answered
+    | CheckBegan
+    | Checked
+    | Decided
+    | HistoryCut
+    | Ended
 )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import anyio
 
@@ -20,15 +22,16 @@ from ...schemas import (
     ExecutionStepType,
     HistoryUse,
     InternalError,
-    ToolCall,
     TurnStatus,
     decode,
 )
 from ...schemas.tasks import background_tasks
 from ..patience import persistently
+from .approvals import Decisions, deny_expired, needing_approval
 from .beginning import beginning
+from .calling import Calling
 from .desk import Desk
-from .entries import Fenced, packed, unpacked
+from .entries import Fenced, packed, turn_of, unpacked
 from .history import (
     SUMMARY_TOKENS,
     shorter,
@@ -39,20 +42,26 @@ from .journal import Journal
 from .plan import (
     MAX_ATTEMPTS,
     Action,
+    Attach,
+    BeginCheck,
     BeginStep,
     End,
     Infer,
     Retrieve,
+    RunShields,
     RunTools,
     Summarise,
-    closing_records,
+    Wait,
+    closing_record,
     next_action,
 )
 from .records import (
     AGENTS,
-    Answered,
+    Attached,
     Cancel,
+    CheckBegan,
     Command,
+    Decide,
     Delete,
     Ended,
     Execute,
@@ -63,7 +72,7 @@ from .records import (
     history_subject,
 )
 from .retrieval import retrieved
-from .tools import run_tool, unknown_outcome
+from .shielding import looked
 
 log = logging.getLogger(__name__)
 
@@ -71,31 +80,42 @@ CLOSE_SECONDS = 30.0
 """How long the end of a cancelled turn may take to be written."""
 
 
-async def run_turn(desk: Desk, entry: Entry, command: Execute) -> bool:
-    """Take a turn to its end; false if another executor has taken it over.
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A turn that waits for people: nothing is to be done until they decide, or until a time, in seconds since the epoch."""
+
+    until: float
+
+
+async def run_turn(
+    desk: Desk, entry: Entry, command: Execute
+) -> Literal["done", "fenced"] | Parked:
+    """Take a turn to its end, or as far as it goes without people, or until another executor has taken it over.
 
     Raises:
         BusError: the bus is away for long.
     """
-    # A dead letter that is sent again is a new turn: its old one has ended.
-    turn = (
-        f"{command.turn}~{entry.sequence}" if entry.msg_id.startswith("replay:") else command.turn
-    )
+    turn = turn_of(entry, command)
     journal = Journal(desk, turn)
     running = _Running(desk, entry, command, journal)
     try:
         new = await running.begin(turn)
         if not new and journal.turn.ended is None:
+            parked = await running.parked()
+            if parked is not None:
+                return parked
             await running.take_over()
         if journal.turn.ended is None:
-            await running.drive()
+            parked = await running.drive()
+            if parked is not None:
+                return parked
         await running.leave_behind(sure=new)
     except Fenced as fenced:
         log.info("the turn %r of %r has another executor: %s", turn, desk.agent, fenced)
-        return False
+        return "fenced"
     finally:
         desk.office.hub.let_go(desk.agent, turn)
-    return True
+    return "done"
 
 
 class _Running:
@@ -104,8 +124,12 @@ class _Running:
         self._entry = entry
         self._command = command
         self._journal = journal
+        self._names = frozenset((command.turn, turn_of(entry, command)))
         self._inference: Inference | None = None
         self._cancelled: AylluError | None = None
+        self._decisions = Decisions()
+        self._seen = entry.sequence
+        self._looking = anyio.Lock()
 
     # How it begins.
 
@@ -141,33 +165,53 @@ class _Running:
 
     # How it goes on.
 
-    async def drive(self) -> None:
-        """Do what there is to do until the turn has ended, or is cancelled."""
+    async def parked(self) -> Parked | None:
+        """Return that there is nothing to do yet, if so: then nothing is claimed, and nothing written."""
+        action = next_action(self._journal.turn)
+        if not isinstance(action, Wait):
+            return None
+        await self._look()
+        moved = self._cancelled is not None or self._decisions.news.is_set()
+        return None if moved or time.time() >= action.until else Parked(action.until)
+
+    async def drive(self) -> Parked | None:
+        """Do what there is to do until the turn has ended, is cancelled, or waits for people."""
+        parked: Parked | None = None
         with anyio.CancelScope() as scope:
             async with background_tasks() as tasks:
                 tasks.start_soon(self._watch, scope)
-                await self._go_on()
+                parked = await self._go_on()
         if self._cancelled is not None and self._journal.turn.ended is None:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                 await self._stop(self._cancelled)
+            return None
+        return parked
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         """Look for commands that end this turn, whenever there may be a new one."""
-        seen = self._entry.sequence
-        while True:
+        while self._cancelled is None:
             await self._desk.look.wait()
             self._desk.look = anyio.Event()
-            commands, seen = await persistently(partial(self._desk.later, seen))
-            error = self._cancel_among(commands)
-            if error is not None:
-                self._cancelled = error
-                scope.cancel()
-                return
+            try:
+                await self._look()
+            except BaseException:
+                self._desk.look.set()  # Not all was seen.
+                raise
+        scope.cancel()
+
+    async def _look(self) -> None:
+        """Take note of what was asked of the agent since the last look."""
+        async with self._looking:
+            commands, self._seen = await persistently(partial(self._desk.later, self._seen))
+            self._cancelled = self._cancelled or self._cancel_among(commands)
+            for command in commands:
+                if isinstance(command, Decide) and command.turn in self._names:
+                    self._decisions.add(command)
 
     def _cancel_among(self, commands: Sequence[Command]) -> AylluError | None:
         for command in commands:
             match command:
-                case Cancel() if command.turn == self._command.turn:
+                case Cancel() if command.turn in self._names:
                     return Cancelled(command.reason or "the turn was cancelled")
                 case Execute() if command.interrupt and command.turn != self._command.turn:
                     return Cancelled("another turn took the place of this one")
@@ -175,8 +219,10 @@ class _Running:
                     return Cancelled("the agent was deleted")
         return None
 
-    async def _go_on(self) -> None:
+    async def _go_on(self) -> Parked | None:
         while (action := next_action(self._journal.turn)) is not None:
+            if isinstance(action, Wait) and not await self._waited(action):
+                return Parked(action.until)
             try:
                 await self._do(action)
             except Fenced:
@@ -192,15 +238,33 @@ class _Running:
             except Exception:
                 log.exception("a turn of %r failed", self._desk.agent)
                 await self._stop(InternalError("the executor failed; its log says why"))
+        return None
+
+    async def _waited(self, action: Wait) -> bool:
+        """Write what was decided about calls that wait; false if nothing was."""
+        await self._journal.write()
+        await self._look()
+        if await self._decisions.write(self._journal):
+            return True
+        if time.time() < action.until or self._cancelled is not None:
+            return False
+        await deny_expired(self._journal, action.until)
+        return True
 
     async def _do(self, action: Action) -> None:
-        if not isinstance(action, BeginStep | End):
+        if not isinstance(action, BeginStep | BeginCheck | End):
             # Whatever has an effect, or is seen, follows from what is written.
             await self._journal.write()
         match action:
             case BeginStep():
-                calls = list(action.calls)
-                self._journal.note(StepBegan(at=time.time(), kind=action.kind, calls=calls))
+                self._begin_step(action)
+            case Attach():
+                await self._attach()
+            case BeginCheck():
+                self._journal.note(CheckBegan(at=time.time(), stage=action.stage))
+            case RunShields():
+                bus, turn = self._desk.office.bus, self._journal.turn
+                self._journal.note(await looked(bus, turn, action.stage))
             case Retrieve():
                 await self._retrieve()
             case Summarise():
@@ -208,12 +272,29 @@ class _Running:
             case Infer():
                 await self._infer()
             case RunTools():
-                await self._run_tools(action)
+                bus = self._desk.office.bus
+                await Calling(bus, self._journal, self._decisions).run(action)
             case End():
                 await self._end(action)
 
+    def _begin_step(self, action: BeginStep) -> None:
+        turn, calls = self._journal.turn, list(action.calls)
+        approvals = needing_approval(turn, calls)
+        self._journal.note(
+            StepBegan(at=time.time(), kind=action.kind, calls=calls, approvals=approvals)
+        )
+
+    async def _attach(self) -> None:
+        from ..attachments import fetched_messages
+
+        messages = self._journal.turn.opening.messages
+        fetched = await fetched_messages(messages, self._desk.office.attachments)
+        await self._journal.write(Attached(at=time.time(), messages=fetched))
+
     async def _infer(self) -> None:
-        self._inference = Inference(self._journal.turn, self._journal.post)
+        turn = self._journal.turn
+        # What shields have not seen, nobody sees.
+        self._inference = Inference(turn, _untold if turn.withholds else self._journal.post)
         said = await self._inference.run(self._desk.office.bus)
         self._inference = None
         self._journal.note(said)
@@ -235,36 +316,6 @@ class _Running:
     async def _retrieve(self) -> None:
         self._journal.note(await retrieved(self._desk.office.bus, self._journal.turn))
 
-    async def _run_tools(self, action: RunTools) -> None:
-        """Run the calls of a step at once; each answer is written as it comes, one at a time."""
-        writing = anyio.Lock()
-
-        async def run(number: int, call: ToolCall) -> None:
-            turn = self._journal.turn
-            tool = turn.tool(call.tool_name)
-            step = turn.step
-            key = f"{turn.opening.turn}/{step.uuid if step else ''}/{number}"
-            if action.in_flight and tool is not None and not tool.idempotent:
-                answer = unknown_outcome(call)
-            else:
-                answer = await run_tool(self._desk.office.bus, tool, call, key)
-            async with writing:
-                await self._journal.write(
-                    Answered(
-                        at=time.time(),
-                        call=number,
-                        response=answer.response,
-                        outcome=answer.outcome,
-                    )
-                )
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                for number, call in action.calls:
-                    tasks.start_soon(run, number, call)
-        except* (Fenced, AylluError) as group:
-            raise group.exceptions[0] from None
-
     # How it ends.
 
     async def _stop(self, error: AylluError) -> None:
@@ -272,7 +323,8 @@ class _Running:
         turn = self._journal.turn
         said = self._inference.said() if self._inference is not None else None
         self._inference = None
-        self._journal.note(*closing_records(turn, time.time(), said))
+        while (record := closing_record(turn, time.time(), said)) is not None:
+            self._journal.note(record)
         status = TurnStatus.cancelled if isinstance(error, Cancelled) else TurnStatus.failed
         await self._journal.write(Ended(at=time.time(), status=status, error=error.info))
 
@@ -312,3 +364,7 @@ class _Running:
                 return  # Whoever was lost after the turn's end had come so far.
         left = await packed(self._desk.office.claims, HistoryTurn(name, messages))
         await streams.append(subject, left, msg_id=f"{subject}:{name}")
+
+
+async def _untold(_index: int, _texts: list[str]) -> None:
+    """Tell nobody."""

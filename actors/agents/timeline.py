@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from ...schemas import AgenticSystemExecuteResponseEventType
 from .records import Claimed, Delta, JournalRecord
-from .turn import Chunk, Event, Kind, Turn
+from .step import Chunk, Event, Kind
+from .turn import Turn
 
 
 class DeltaOrder:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ...bus.bus import Bus
-from ...bus.client import client, offered_tools, served_models
+from ...bus.client import client, offered_shields, offered_tools, served_models
 from ...schemas import (
     AgenticSystemCreateRequest,
     AylluError,
@@ -17,15 +17,26 @@ from ...schemas import (
     Model,
     ModelNotFound,
     NotFound,
+    ShieldConfig,
+    ShieldOffer,
     ToolOffer,
     Unsupported,
 )
 from ..prompts import parameters_schema
+from ..tools.checking import problem_with
 from .history import budget_of
 from .records import AgentRecord, BoundTool
+from .shielding import COMMON, MAX_SHIELD_SECONDS
 from .tools import bind
 
 RESERVED = frozenset(BuiltinTool)
+COMMON_PARAMS = {
+    "properties": {
+        "observe": {"type": "boolean"},
+        "timeout": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SHIELD_SECONDS},
+    }
+}
+"""What all shields take beside their own params."""
 
 
 async def resolved(bus: Bus, config: AgenticSystemCreateRequest, at: float) -> AgentRecord:
@@ -38,8 +49,11 @@ async def resolved(bus: Bus, config: AgenticSystemCreateRequest, at: float) -> A
     context = await _context(bus, config, problems)
     await _check_banks(bus, config, problems)
     tools = await _tools(bus, config, problems)
-    if config.input_shields or config.output_shields:
-        problems.append(Unsupported("shields are not available in this deployment"))
+    await _check_shields(bus, config, problems)
+    problems += [
+        InvalidRequest(f"require_approval: {name!r} is not among the executable_tools")
+        for name in sorted(config.require_approval - config.executable_tools)
+    ]
     record = AgentRecord(_described(config, tools), tools, context, at)
     if not problems and budget_of(record, []) <= 0:
         problems.append(
@@ -113,6 +127,41 @@ async def _check_banks(
     ]
 
 
+async def _check_shields(
+    bus: Bus, config: AgenticSystemCreateRequest, problems: list[AylluError]
+) -> None:
+    places = {"input_shields": config.input_shields, "output_shields": config.output_shields}
+    for tool in config.available_tools:
+        places[f"available_tools: {tool.tool_name!r}: input_shields"] = tool.input_shields
+        places[f"available_tools: {tool.tool_name!r}: output_shields"] = tool.output_shields
+    if not any(places.values()):
+        return
+    offers = await offered_shields(bus)
+    problems += [
+        problem
+        for where, shields in places.items()
+        for shield in shields
+        if (problem := _shield_problem(offers, shield, where)) is not None
+    ]
+
+
+def _shield_problem(
+    offers: Mapping[str, ShieldOffer], shield: ShieldConfig, where: str
+) -> AylluError | None:
+    offer = offers.get(shield.shield_type)
+    if offer is None:
+        known = ", ".join(sorted(offers)) or "none"
+        return NotFound(
+            f"{where}: no live actor runs the shield {shield.shield_type!r}; there are: {known}"
+        )
+    problem = problem_with(COMMON_PARAMS, shield.params)
+    own = {name: value for name, value in shield.params.items() if name not in COMMON}
+    problem = problem or problem_with(offer.parameters, own)
+    if problem is None:
+        return None
+    return InvalidRequest(f"{where}: params of {shield.shield_type!r}: {problem}")
+
+
 async def _tools(
     bus: Bus, config: AgenticSystemCreateRequest, problems: list[AylluError]
 ) -> list[BoundTool]:
@@ -120,8 +169,14 @@ async def _tools(
     if len(declared) < len(config.available_tools):
         problems.append(InvalidRequest("available_tools: two tools have the same name"))
     for tool in config.available_tools:
-        if tool.input_shields or tool.output_shields:
-            problems.append(Unsupported("shields are not available in this deployment"))
+        shielded = tool.input_shields or tool.output_shields
+        if shielded and tool.tool_name not in config.executable_tools:
+            problems.append(
+                Unsupported(
+                    f"available_tools: {tool.tool_name!r} is run by the client, beyond the reach of its shields: the agent's "
+                    "own output_shields and input_shields see its calls and answers"
+                )
+            )
         try:
             parameters_schema(tool)
         except AylluError as error:

@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ayllu.actors.agents.actor import AgenticSystemActor, AgentTurnsActor
-from ayllu.actors.agents.executor import Executor
+from ayllu.actors.agents.executor import SLOTS, Executor
 from ayllu.actors.agents.register import Register, open_register
 from ayllu.actors.engines.scripted import Script, ScriptedEngine, script_from
 from ayllu.actors.inference import WAITING, InferenceActor
@@ -52,9 +52,9 @@ class Agents:
     tasks: TaskGroup
     executors: list[Executor] = field(default_factory=list)
 
-    async def executor(self) -> tuple[Executor, anyio.CancelScope]:
+    async def executor(self, slots: int = SLOTS) -> tuple[Executor, anyio.CancelScope]:
         """Start an executor, and return it with what ends it."""
-        executor = Executor(self.bus)
+        executor = Executor(self.bus, slots=slots)
         scope = anyio.CancelScope()
 
         async def run(*, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -109,7 +109,7 @@ async def running_agents(
             bus,
             InferenceActor(model, MODEL, waiting=waiting),
             AgenticSystemActor(register, executor),
-            AgentTurnsActor(register),
+            AgentTurnsActor(register, executor),
             *actors,
         )
         agents = Agents(

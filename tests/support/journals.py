@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from ayllu.actors.agents.records import AgentRecord, Began, BoundTool
+import msgspec
+
+from ayllu.actors.agents.plan import closing_record
+from ayllu.actors.agents.records import (
+    AgentRecord,
+    Answered,
+    Began,
+    BoundTool,
+    JournalRecord,
+    Said,
+    StepBegan,
+)
+from ayllu.actors.agents.step import Event, Kind
+from ayllu.actors.agents.turn import Turn
 from ayllu.schemas import (
     AgenticSystemCreateRequest,
     ExecutionStepType,
@@ -13,6 +26,8 @@ from ayllu.schemas import (
     MemoryBankDocument,
     Message,
     Role,
+    StopReason,
+    TokenUsage,
     ToolCall,
     ToolDefinition,
 )
@@ -68,3 +83,82 @@ def began(
         use=HistoryUse(policy=policy, turns=len(turns), left_out=left_out),
         step=step,
     )
+
+
+def said(
+    text: str = "It is sunny.",
+    *calls: ToolCall,
+    cuts: list[int] | None = None,
+    stop: StopReason = StopReason.finished_ok,
+) -> Said:
+    ends = [len(text)] if text else []
+    return Said(
+        at=AT,
+        text=text,
+        cuts=ends if cuts is None else cuts,
+        tool_calls=list(calls),
+        stop_reason=stop,
+        usage=TokenUsage(prompt_tokens=5, completion_tokens=2),
+    )
+
+
+def answered(number: int, text: str = "sunny", outcome: str = "ok") -> Answered:
+    return msgspec.convert(
+        {
+            "e": "answered",
+            "at": AT,
+            "call": number,
+            "response": {"tool_name": "weather", "content": text},
+            "outcome": outcome,
+        },
+        type=Answered,
+    )
+
+
+def tools(*calls: ToolCall, approvals: list[int] | None = None) -> StepBegan:
+    return StepBegan(at=AT, kind=Kind.tool_execution, calls=list(calls), approvals=approvals or [])
+
+
+def inference() -> StepBegan:
+    return StepBegan(at=AT, kind=Kind.model_inference)
+
+
+def folded(*records: JournalRecord) -> tuple[Turn, list[Event]]:
+    turn, events = Turn(), list[Event]()
+    for record in records:
+        events += turn.apply(record)
+    assert [event.index for event in events] == list(range(len(events)))
+    assert turn.index == len(events)
+    return turn, events
+
+
+def told(events: list[Event]) -> list[str]:
+    """Return events in short."""
+    found = []
+    for event in events:
+        chunk = event.chunk
+        word = str(chunk.event_type).removeprefix("step_")
+        if chunk.step_type is Kind.safety_filtering:
+            word = f"check {word}"
+        if chunk.violation is not None:
+            word += f" {chunk.violation.violation_type}"
+        if chunk.response_text_delta is not None:
+            word = f"text {chunk.response_text_delta!r}"
+        elif chunk.tool_call is not None:
+            word = f"call {chunk.tool_call.tool_name}"
+        elif chunk.tool_response_delta is not None:
+            word = f"response {chunk.tool_response_delta.content}"
+        elif chunk.approval is not None:
+            word = f"{chunk.approval.decision or 'asked'} {chunk.approval.tool_call.arguments}"
+        elif chunk.retrieved_document is not None:
+            word = f"document {chunk.retrieved_document.uuid}"
+        found.append(word)
+    return found
+
+
+def close(turn: Turn, spoken: Said | None = None) -> list[Event]:
+    """Close the step that runs, as when the turn is cancelled."""
+    events: list[Event] = []
+    while (record := closing_record(turn, AT, spoken)) is not None:
+        events += turn.apply(record)
+    return events

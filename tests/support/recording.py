@@ -17,7 +17,8 @@ from support.weather import CONFIG, FORECAST, NOW, WeatherActor, weather_script
 
 from ayllu.actors.agents.entries import durable_claims, standing_records
 from ayllu.actors.agents.records import JournalRecord
-from ayllu.actors.agents.turn import Event, Turn
+from ayllu.actors.agents.step import Event
+from ayllu.actors.agents.turn import Turn
 from ayllu.actors.engines.scripted import Script
 from ayllu.bus.bus import local_bus
 from ayllu.schemas import AylluError, ErrorInfo, TurnStatus, encode

@@ -175,7 +175,7 @@ WRONG: list[tuple[str, dict[str, Any], type[Exception]]] = [
         {"available_tools": [ToolDefinition("math")], "executable_tools": {"math"}},
         Unsupported,
     ),
-    ("shields", {"input_shields": [ShieldConfig(ShieldType.llama_guard)]}, Unsupported),
+    ("shields", {"input_shields": [ShieldConfig(ShieldType.llama_guard)]}, NotFound),
     ("tools", {"available_tools": [ToolDefinition("x"), ToolDefinition("x")]}, InvalidRequest),
     ("schema", {"available_tools": [ToolDefinition("x", {"a": 3})]}, InvalidRequest),
     ("context", {"max_tokens": 5000}, InvalidRequest),

@@ -19,8 +19,9 @@ from ayllu.actors.agents.records import (
     Said,
     StepBegan,
 )
+from ayllu.actors.agents.step import Event, Kind
 from ayllu.actors.agents.timeline import DeltaOrder, Timeline
-from ayllu.actors.agents.turn import Event, Kind, Turn
+from ayllu.actors.agents.turn import Turn
 from ayllu.schemas import ToolResponse, TurnStatus
 
 pytestmark = pytest.mark.requirement("turn-timeline")

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from support.journals import AT, agent, began, passage, user, weather
+from support.journals import (
+    AT,
+    agent,
+    answered,
+    began,
+    close,
+    folded,
+    inference,
+    passage,
+    said,
+    told,
+    tools,
+    user,
+    weather,
+)
 
 from ayllu.actors.agents.plan import (
     MAX_ATTEMPTS,
@@ -15,21 +29,18 @@ from ayllu.actors.agents.plan import (
     Retrieve,
     RunTools,
     Summarise,
-    closing_records,
     next_action,
 )
 from ayllu.actors.agents.records import (
-    Answered,
     Claimed,
     Ended,
     HistoryCut,
-    JournalRecord,
     Resumed,
     Retrieved,
-    Said,
-    StepBegan,
 )
-from ayllu.actors.agents.turn import Event, Kind, Turn, error_of, step_uuid
+from ayllu.actors.agents.step import Kind
+from ayllu.actors.agents.steps import step_uuid
+from ayllu.actors.agents.turn import Turn, error_of
 from ayllu.schemas import (
     Cancelled,
     ErrorInfo,
@@ -51,71 +62,6 @@ from ayllu.schemas import (
 )
 
 pytestmark = pytest.mark.requirement("turn-machine")
-
-
-def said(
-    text: str = "It is sunny.",
-    *calls: ToolCall,
-    cuts: list[int] | None = None,
-    stop: StopReason = StopReason.finished_ok,
-) -> Said:
-    ends = [len(text)] if text else []
-    return Said(
-        at=AT,
-        text=text,
-        cuts=ends if cuts is None else cuts,
-        tool_calls=list(calls),
-        stop_reason=stop,
-        usage=TokenUsage(prompt_tokens=5, completion_tokens=2),
-    )
-
-
-def answered(number: int, text: str = "sunny", outcome: str = "ok") -> Answered:
-    return msgspec.convert(
-        {
-            "e": "answered",
-            "at": AT,
-            "call": number,
-            "response": {"tool_name": "weather", "content": text},
-            "outcome": outcome,
-        },
-        type=Answered,
-    )
-
-
-def tools(*calls: ToolCall) -> StepBegan:
-    return StepBegan(at=AT, kind=Kind.tool_execution, calls=list(calls))
-
-
-def inference() -> StepBegan:
-    return StepBegan(at=AT, kind=Kind.model_inference)
-
-
-def folded(*records: JournalRecord) -> tuple[Turn, list[Event]]:
-    turn, events = Turn(), list[Event]()
-    for record in records:
-        events += turn.apply(record)
-    assert [event.index for event in events] == list(range(len(events)))
-    assert turn.index == len(events)
-    return turn, events
-
-
-def told(events: list[Event]) -> list[str]:
-    """Return events in short."""
-    found = []
-    for event in events:
-        chunk = event.chunk
-        word = str(chunk.event_type).removeprefix("step_")
-        if chunk.response_text_delta is not None:
-            word = f"text {chunk.response_text_delta!r}"
-        elif chunk.tool_call is not None:
-            word = f"call {chunk.tool_call.tool_name}"
-        elif chunk.tool_response_delta is not None:
-            word = f"response {chunk.tool_response_delta.content}"
-        elif chunk.retrieved_document is not None:
-            word = f"document {chunk.retrieved_document.uuid}"
-        found.append(word)
-    return found
 
 
 def test_an_answer() -> None:
@@ -153,9 +99,9 @@ def test_tools_of_one_step_run_at_once_and_answer_in_any_order() -> None:
     turn, _ = folded(began(), said("", *calls))
     assert next_action(turn) == BeginStep(Kind.tool_execution, calls)
     events = turn.apply(tools(*calls))
-    assert next_action(turn) == RunTools(tuple(enumerate(calls)), in_flight=False)
+    assert next_action(turn) == RunTools(tuple(enumerate(calls)))
     events += turn.apply(answered(1, "rain"))
-    assert next_action(turn) == RunTools(((0, calls[0]),), in_flight=False)
+    assert next_action(turn) == RunTools(((0, calls[0]),))
     events += turn.apply(answered(0))
     assert told(events) == ["start", "response rain", "response sunny", "end"]
     step = turn.steps[-1]
@@ -241,7 +187,7 @@ def test_a_call_in_flight_is_known_to_be_so() -> None:
         tools(weather("x")),
         Claimed(at=AT, attempt=2, executor="b", epoch=1),
     )
-    assert next_action(turn) == RunTools(((0, weather("x")),), in_flight=True)
+    assert next_action(turn) == RunTools(((0, weather("x")),), frozenset({0}))
 
 
 def test_five_executors_lost_without_a_move_end_the_turn() -> None:
@@ -277,8 +223,7 @@ def test_a_history_that_is_left_out_may_be_summed_up() -> None:
 @pytest.mark.parametrize("kind", [Kind.memory_retrieval, Kind.model_inference])
 def test_a_cancelled_turn_closes_what_runs(kind: Kind) -> None:
     turn, _ = folded(began(kind))
-    for record in closing_records(turn, AT, None):
-        turn.apply(record)
+    close(turn)
     assert turn.step is None
     turn.apply(Ended(at=AT, status=TurnStatus.cancelled, error=Cancelled("enough").info))
     with pytest.raises(Cancelled):
@@ -288,9 +233,7 @@ def test_a_cancelled_turn_closes_what_runs(kind: Kind) -> None:
 
 def test_a_cancelled_turn_keeps_what_was_said_and_answered() -> None:
     turn, _ = folded(began())
-    [record] = closing_records(turn, AT, said("It", stop=StopReason.not_stopped))
-    turn.apply(record)
-    assert closing_records(turn, AT, None) == []
+    close(turn, said("It", stop=StopReason.not_stopped))
     step = turn.steps[0]
     assert isinstance(step, ModelInferenceStep)
     assert (step.text, step.stop_reason) == ("It", StopReason.not_stopped)
@@ -300,8 +243,7 @@ def test_a_cancelled_turn_keeps_what_was_said_and_answered() -> None:
         began(), said("", weather("a"), weather("b")), tools(weather("a"), weather("b"))
     )
     turn.apply(answered(1))
-    for record in closing_records(turn, AT, None):
-        turn.apply(record)
+    close(turn)
     ended = turn.steps[-1]
     assert isinstance(ended, ToolExecutionStep)
     assert ended.tool_responses[1] == ToolResponse("weather", "sunny")

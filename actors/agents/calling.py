@@ -1,0 +1,143 @@
+"""Running the calls of a step, also those that people let go while others run; each answer is written as it comes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ...bus.bus import Bus
+from ...schemas import (
+    ApprovalDecision,
+    Attachment,
+    AylluError,
+    Content,
+    ShieldStage,
+    ToolCall,
+    ToolResponse,
+    encode,
+)
+from .approvals import Decisions
+from .checks import definition
+from .entries import Fenced
+from .journal import Journal
+from .plan import RunTools
+from .records import Answered
+from .shielding import call_message, violation_of
+from .tools import Answer, run_tool, told, unknown_outcome
+from .turn import Turn
+
+
+class Calling:
+    """Runs calls of the step that runs.
+
+    Args:
+        bus: the bus.
+        journal: what comes of them goes there.
+        decisions: of people, about calls that wait.
+    """
+
+    def __init__(self, bus: Bus, journal: Journal, decisions: Decisions) -> None:
+        self._bus = bus
+        self._journal = journal
+        self._decisions = decisions
+        self._writing = anyio.Lock()
+
+    async def run(self, action: RunTools) -> None:
+        """Run calls at once, to the last of them; cancelling it cancels the tools' work.
+
+        Raises:
+            Fenced: another executor writes.
+            AylluError: what came of one cannot be written.
+        """
+        try:
+            async with anyio.create_task_group() as hiring:
+                async with anyio.create_task_group() as calls:
+                    for place, _ in action.calls:
+                        calls.start_soon(self._call, place, place in action.in_flight)
+                    hiring.start_soon(self._hire, calls)
+                hiring.cancel_scope.cancel()
+        except* (Fenced, AylluError) as group:
+            raise _first(group) from None
+
+    async def _hire(self, calls: TaskGroup) -> None:
+        """Run what people let go meanwhile."""
+        while True:
+            await self._decisions.news.wait()
+            async with self._writing:
+                places = await self._decisions.write(self._journal)
+            for place in places:
+                # Where all others have ended by now, the plan has them run next.
+                with suppress(RuntimeError):
+                    calls.start_soon(self._call, place, False)
+
+    async def _call(self, place: int, in_flight: bool) -> None:
+        step = self._journal.turn.step
+        if step is None or place in step.calls.responses:
+            return
+        answer = await self._answer(self._journal.turn, place, in_flight)
+        async with self._writing:
+            await self._journal.write(
+                Answered(
+                    at=time.time(), call=place, response=answer.response, outcome=answer.outcome
+                )
+            )
+
+    async def _answer(self, turn: Turn, place: int, in_flight: bool) -> Answer:
+        """Return what comes of a call: that of its tool, or why that is not run."""
+        step = turn.step
+        if step is None:
+            raise ValueError("no step runs")
+        calls = step.calls
+        call, tool = calls.wanted[place], turn.tool(calls.wanted[place].tool_name)
+        violation, decided = calls.blocked.get(place), calls.decided.get(place)
+        if violation is not None:
+            return _blocked(call, violation.shield, violation.details)
+        if decided is not None and decided.decision is ApprovalDecision.deny:
+            why = f": {decided.reason}" if decided.reason else "."
+            return told(call, f"The call was not approved{why}", "denied")
+        if in_flight and tool is not None and not tool.idempotent:
+            return unknown_outcome(call)
+        changed = decided is not None and decided.arguments is not None
+        if changed:
+            # Shields have seen other arguments.
+            blocked = await self._changed(turn, call)
+            if blocked is not None:
+                return blocked
+        earlier = [one.arguments for one in turn.done if one.tool_name == call.tool_name]
+        key = f"{turn.opening.turn}/{step.uuid}/{place}"
+        answer = await run_tool(self._bus, tool, call, key, earlier)
+        return _noted(answer, call) if changed else answer
+
+    async def _changed(self, turn: Turn, call: ToolCall) -> Answer | None:
+        tool = definition(turn.opening.agent.config, call.tool_name)
+        for shield in tool.input_shields if tool is not None else ():
+            message = call_message(call)
+            violation = await violation_of(self._bus, shield, ShieldStage.tool_input, [message])
+            if violation is not None and not violation.observed:
+                return _blocked(call, violation.shield, violation.details)
+        return None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first exception of nested groups."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+def _blocked(call: ToolCall, shield: str | None, details: str) -> Answer:
+    by = f" by the shield {shield}" if shield else ""
+    return told(call, f"The call was blocked{by}, and not made: {details}", "blocked")
+
+
+def _noted(answer: Answer, call: ToolCall) -> Answer:
+    """Return an answer with a note for the model, which had wanted something else."""
+    arguments = encode(call.arguments).decode()
+    note = f"[Whoever approved the call changed its arguments to {arguments}]"
+    content = answer.response.content
+    parts: list[str | Attachment] = content if isinstance(content, list) else [content]
+    noted: Content = f"{note}\n{content}" if isinstance(content, str) else [note, *parts]
+    response = ToolResponse(answer.response.tool_name, noted)
+    return Answer(response, answer.outcome)

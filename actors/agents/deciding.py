@@ -1,0 +1,120 @@
+"""Deciding about calls that wait: what people say goes to the executor as a command, and holds once that has written it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from uuid import uuid4
+
+from ...schemas import (
+    Approval,
+    ApprovalDecision,
+    ApproveRequest,
+    AylluError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+)
+from ..tools.checking import problem_with
+from .entries import read_command, turn_of
+from .executor import Executor
+from .reader import FINAL, follow, state_of
+from .records import AGENTS, Decide, Execute, command_subject
+from .register import Register
+from .turn import Turn
+
+
+async def decided(
+    register: Register, request: ApproveRequest, executor: Executor | None
+) -> Approval:
+    """Decide about a call, and return it when the decision holds.
+
+    Cancelling it does not take the decision back.
+
+    Raises:
+        NotFound: there is no such turn, or it has no such call.
+        Conflict: it was decided otherwise, or the turn has ended.
+        InvalidRequest: the arguments are not what the tool takes, or are of a call that is denied.
+    """
+    agent, name = request.agent_id, request.turn_id
+    state = await register.state(agent, name)
+    timeline = await state_of(register.bus, register.claims, agent, name)
+    known = timeline.turn.approvals.get(request.call_id) if timeline is not None else None
+    if timeline is None or known is None:
+        raise NotFound(f"no call {request.call_id!r} of this turn waits for a decision")
+    if known.decision is not None:
+        return _same(known, request)
+    if state.status in FINAL:
+        raise Conflict("the turn has ended")
+    _check_arguments(timeline.turn, known, request)
+    command = Decide(name, request.call_id, request.decision, request.reason, request.arguments)
+    await register.ask(agent, command, f"decide {agent}/{name} {uuid4().hex}", executor=executor)
+    events = follow(
+        register.bus, register.claims, agent, name, epoch=state.epoch, index=state.index
+    )
+    async with aclosing(events) as told:
+        async for event in told:
+            approval = event.event.approval if event.event is not None else None
+            if approval is None or approval.call_id != request.call_id:
+                continue
+            if approval.decision is not None:
+                return _same(approval, request)
+    raise Conflict("the turn has ended")
+
+
+def _same(known: Approval, request: ApproveRequest) -> Approval:
+    """Return what was decided, if it is what is asked for.
+
+    Raises:
+        Conflict: it is not.
+    """
+    wanted = known.tool_call.arguments if request.arguments is None else request.arguments
+    changed = request.arguments is not None
+    alike = known.decision is ApprovalDecision.deny or (
+        known.changed == changed and known.tool_call.arguments == wanted
+    )
+    if known.decision is not request.decision or not alike:
+        how = " with other arguments" if known.changed else ""
+        word = "denied" if known.decision is ApprovalDecision.deny else f"approved{how}"
+        raise Conflict(f"the call was {word} already")
+    return known
+
+
+def _check_arguments(turn: Turn, known: Approval, request: ApproveRequest) -> None:
+    if request.arguments is None:
+        return
+    if request.decision is ApprovalDecision.deny:
+        raise InvalidRequest("arguments: a call that is denied has none")
+    tool = turn.tool(known.tool_call.tool_name)
+    problem = problem_with(tool.schema, request.arguments) if tool is not None else None
+    if problem is not None:
+        raise InvalidRequest(f"arguments: {problem}")
+
+
+async def waiting_calls(register: Register, agent: str | None) -> AsyncGenerator[Approval, None]:
+    """Yield the calls that wait for a decision, of one agent or of all.
+
+    Raises:
+        NotFound: there is no such agent.
+    """
+    if agent is not None:
+        await register.record(agent)
+    names = await register.agents.keys() if agent is None else [agent]
+    for name in names:
+        for approval in await _waiting(register, name):
+            yield approval
+
+
+async def _waiting(register: Register, agent: str) -> list[Approval]:
+    """Return the calls of an agent that wait: those of the turn that it takes, the first command that stands there."""
+    entry = await register.bus.storage.streams.first(AGENTS.name, command_subject(agent))
+    if entry is None:
+        return []
+    try:
+        command = await read_command(register.claims, entry)
+    except AylluError:
+        return []  # It becomes a dead letter, or is just gone.
+    if not isinstance(command, Execute):
+        return []
+    timeline = await state_of(register.bus, register.claims, agent, turn_of(entry, command))
+    return timeline.turn.waiting if timeline is not None else []
