@@ -12,6 +12,9 @@ from ..schemas import (
     OPERATIONS,
     AgenticSystemExecuteRequest,
     AgenticSystemExecuteResponseStreamChunk,
+    Approval,
+    ApprovalDecision,
+    ApproveRequest,
     AylluError,
     BusError,
     Cancelled,
@@ -29,6 +32,7 @@ from ..schemas.webmethod import encode_input
 EXECUTE = OPERATIONS["agentic_system.execute.stream"]
 EVENTS = OPERATIONS["agentic_system.turn.events"]
 CANCEL = OPERATIONS["agentic_system.turn.cancel"]
+APPROVE = OPERATIONS["agentic_system.turn.approve"]
 
 PATIENCE = 60.0
 FOLLOW_SECONDS = 600.0
@@ -128,6 +132,33 @@ class FollowedTurn:
         )
         try:
             return decode(await single_reply(running), Turn)
+        finally:
+            running.close()
+
+    async def approve(self, call_id: str, *, arguments: dict[str, Any] | None = None) -> Approval:
+        """Let a call that waits for approval run (``event.event.approval`` names it).
+
+        Args:
+            call_id: the call.
+            arguments: what it runs with, in place of the model's.
+
+        Raises:
+            Conflict: it was decided otherwise, or the turn has ended.
+            AylluError: it is not known whether the decision arrived; it may be sent again.
+        """
+        return await self._decide(
+            ApproveRequest(self._agent, self.turn_id, call_id, arguments=arguments)
+        )
+
+    async def deny(self, call_id: str, reason: str = "") -> Approval:
+        """Do not let a call that waits for approval run; the model reads the reason. See `approve`."""
+        deny = ApprovalDecision.deny
+        return await self._decide(ApproveRequest(self._agent, self.turn_id, call_id, deny, reason))
+
+    async def _decide(self, request: ApproveRequest) -> Approval:
+        running = await self._caller.call(APPROVE, encode_input(APPROVE, request))
+        try:
+            return decode(await single_reply(running), Approval)
         finally:
             running.close()
 

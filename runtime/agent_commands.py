@@ -15,6 +15,7 @@ import msgspec
 
 from ..client import FollowedTurn, Stack, connect
 from ..schemas import AgenticSystemCreateRequest, AylluError, InvalidRequest, decode, encode
+from .approval_commands import asking
 from .call import read_payload
 from .chat import read_line
 from .turn_view import TurnView, shortened, terminal_writer
@@ -119,7 +120,7 @@ async def _show_turn(stack: Stack, options: argparse.Namespace) -> None:
 
 async def _follow_turn(stack: Stack, options: argparse.Namespace) -> None:
     async with stack.agent(options.agent).follow(options.turn) as turn:
-        await TurnView(terminal_writer()).show(turn)
+        await TurnView(terminal_writer(), asking(stack)).show(turn)
 
 
 async def _cancel_turn(stack: Stack, options: argparse.Namespace) -> None:
@@ -165,7 +166,7 @@ async def chat_with_agent(url: str, token: str | None, agent: str, message: str 
 async def _show_new_turn(stack: Stack, agent: str, message: str) -> None:
     async with stack.agent(agent).turn(message) as turn:
         try:
-            await TurnView(terminal_writer()).show(turn)
+            await TurnView(terminal_writer(), asking(stack)).show(turn)
         except anyio.get_cancelled_exc_class():
             if turn.index:
                 sys.stderr.write(f"it goes on: ayllu turns {agent} follow {turn.turn_id}\n")

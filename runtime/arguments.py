@@ -17,6 +17,7 @@ from .agent_arguments import (
     add_letter_arguments,
     add_turn_arguments,
 )
+from .approval_arguments import APPROVALS_EXAMPLE, add_approval_arguments
 from .auth import EVERYTHING
 from .bank_arguments import EXAMPLE as BANK_EXAMPLE
 from .bank_arguments import add_bank_arguments
@@ -45,6 +46,8 @@ KINDS = (
     "inference",
     "memory",
     "agents",
+    "tools",
+    "shields",
     "datasets",
     "training",
     "rewards",
@@ -60,6 +63,7 @@ EXAMPLES = {
     "bank": BANK_EXAMPLE,
     "agents": AGENT_EXAMPLE,
     "turns": TURN_EXAMPLE,
+    "approvals": APPROVALS_EXAMPLE,
     "dataset": DATASET_EXAMPLE,
     "synthesize": SYNTHESIZE_EXAMPLE,
     "improve": IMPROVE_EXAMPLE,
@@ -181,6 +185,9 @@ def _add_keepers(commands: Commands) -> None:
     add_turn_arguments(
         _add(commands, "turns", "look at the turns of an agent, follow them, cancel them"),
         DEFAULT_URL,
+    )
+    add_approval_arguments(
+        _add(commands, "approvals", "let agents' calls of tools run, or not"), DEFAULT_URL
     )
     add_dataset_arguments(
         _add(commands, "dataset", "register datasets, look at them, check files"), DEFAULT_URL

@@ -102,6 +102,12 @@ def _agents(options: argparse.Namespace) -> None:
     _run(partial(run_agents, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _approvals(options: argparse.Namespace) -> None:
+    from .approval_commands import run_approvals
+
+    _run(partial(run_approvals, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _turns(options: argparse.Namespace) -> None:
     from .agent_commands import run_turns
 
@@ -220,6 +226,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "bank": _bank,
     "agents": _agents,
     "turns": _turns,
+    "approvals": _approvals,
     "dataset": _dataset,
     "synthesize": _synthesize,
     "improve": _improve,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from ..client import FollowedTurn
 from ..schemas import (
     AgenticSystemExecuteResponseEventType,
     AgenticSystemExecuteResponseStreamChunk,
+    Approval,
     ExecutionStepType,
     MemoryBankDocument,
     ToolCall,
@@ -18,6 +20,7 @@ from ..schemas import (
     TurnEvent,
     encode,
 )
+from .approval_commands import Decide
 
 SHOWN = 200
 """How many characters of an answer or a document people see."""
@@ -57,10 +60,12 @@ class TurnView:
 
     Args:
         write: writes to the terminal.
+        decide: asks somebody about calls that wait; without it, it is told how they are decided.
     """
 
-    def __init__(self, write: Write) -> None:
+    def __init__(self, write: Write, decide: Decide | None = None) -> None:
         self._write = write
+        self._decide = decide
         self._within_line = False
         self._number = 0
 
@@ -73,6 +78,9 @@ class TurnView:
         try:
             async for event in turn:
                 self.take(event)
+                waits = event.event.approval if event.event is not None else None
+                if self._decide is not None and waits is not None and waits.decision is None:
+                    await self._decide(waits)
         finally:
             self._end_line()
 
@@ -95,12 +103,27 @@ class TurnView:
             self._text(chunk.response_text_delta)
         if chunk.tool_call is not None:
             self._call(chunk.tool_call)
+        if chunk.approval is not None:
+            self._approval(chunk.approval)
         if chunk.tool_response_delta is not None:
             self._answer(chunk.tool_response_delta)
         if chunk.retrieved_document is not None:
             self._document(chunk.retrieved_document)
         if chunk.violation is not None:
             self._line(f"  ! {chunk.violation.violation_type}: {chunk.violation.details}", "red")
+
+    def _approval(self, approval: Approval) -> None:
+        call, names = approval.tool_call, (approval.agent_uuid, approval.turn_id, approval.call_id)
+        if approval.decision is None:
+            what = f"{call.tool_name} {encode(call.arguments).decode()}"
+            self._line(f"  ? {what} waits for approval", "yellow")
+            if self._decide is None:
+                self._line(f"    ayllu approvals approve {shlex.join(names)}", "dim")
+            return
+        how = " with other arguments" if approval.changed else ""
+        why = f": {approval.reason}" if approval.reason else ""
+        past = {"approve": "approved", "deny": "denied"}[approval.decision]
+        self._line(f"  = {call.tool_name} was {past}{how}{why}", "yellow")
 
     def _call(self, call: ToolCall) -> None:
         self._line(f"  -> {call.tool_name} {encode(call.arguments).decode()}", "cyan")

@@ -231,23 +231,36 @@ def run_ayllu(
 
 
 def on_a_terminal(
-    command: Sequence[str], *, whole: bool = False, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    whole: bool = False,
+    environment: Mapping[str, str] | None = None,
+    answers: Sequence[tuple[str, str]] = (),
 ) -> tuple[str, str]:
-    """Run a command whose stderr (as a ``whole`` stdout too) is a terminal; return its stdout, and what the terminal got."""
+    """Run a command whose stderr (as a ``whole`` stdout too) is a terminal; return its stdout, and what the terminal got.
+
+    ``answers`` are what somebody types who reads along, each once what stands before it was shown.
+    """
     master, terminal = pty.openpty()
     seen: list[bytes] = []
 
     def read() -> None:
         # As it comes: a terminal that nobody reads holds some kilobytes, and then its writer.
         with os.fdopen(master, "rb") as file, suppress(OSError):
+            left, told = list(answers), b""
             while block := file.read1(1 << 16):
                 seen.append(block)
+                told += block
+                if left and left[0][0].encode() in told:
+                    os.write(master, left.pop(0)[1].encode())
+                    told = b""
 
     reader = threading.Thread(target=read)
     reader.start()
     try:
         done = subprocess.run(
             command,
+            stdin=terminal if answers else None,
             stdout=terminal if whole else subprocess.PIPE,
             stderr=terminal,
             text=True,
