@@ -13,9 +13,9 @@ from ...schemas import Content, InvalidRequest, ToolRequest
 from .arithmetic import CONSTANTS, FUNCTIONS, OPERATORS, bounded
 
 MAX_LENGTH = 1000
-"""Characters of an expression."""
-MAX_NODES = 400
-MAX_DEPTH = 60
+"""Characters of an expression; that bounds what it is made of too."""
+MAX_DEPTH = 150
+"""Also the most summands that stand one after the other."""
 MAX_RESULT = 16_000
 """Characters of an answer: a list may have several long numbers."""
 
@@ -107,9 +107,12 @@ def _parsed(expression: str) -> ast.Expression:
 
 def _check(tree: ast.Expression) -> None:
     """Refuse what is not allowed before any of it is evaluated."""
-    for count, (node, depth) in enumerate(_walk(tree)):
-        if count >= MAX_NODES or depth > MAX_DEPTH:
-            raise InvalidRequest("the expression is too long or nested too deeply")
+    called: set[ast.AST] = set()
+    for node, depth in _walk(tree):
+        if depth > MAX_DEPTH:
+            raise InvalidRequest(
+                "the expression is nested too deeply; sum([...]) and prod([...]) take many numbers"
+            )
         if not isinstance(node, _ALLOWED):
             raise InvalidRequest(
                 f"{_construct(node)} is not possible here: only arithmetic, lists of numbers and the named functions are"
@@ -127,7 +130,10 @@ def _check(tree: ast.Expression) -> None:
                 )
             if node.keywords:
                 raise InvalidRequest("functions take no named arguments")
-        elif isinstance(node, ast.Name) and node.id not in CONSTANTS and node.id not in FUNCTIONS:
+            called.add(node.func)
+        elif isinstance(node, ast.Name) and node not in called and node.id not in CONSTANTS:
+            if node.id in FUNCTIONS:
+                raise InvalidRequest(f"{node.id} is a function: call it")
             raise InvalidRequest(
                 f"there is no {node.id[:40]!r}; the constants are {', '.join(CONSTANTS)}"
             )
@@ -149,6 +155,4 @@ def _construct(node: ast.AST) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_text, value))}]"
-    if not isinstance(value, int | float):
-        raise InvalidRequest("it has no value: call the function")
     return repr(bounded(value))

@@ -44,6 +44,7 @@ class Provider:
         question: makes the request for a query, and a number of results.
         results: finds the results in a decoded answer.
         advice: what else may be wrong than the key, if it does not let us in.
+        denied: what its answer has if it does not, and its status does not say so.
     """
 
     url: str | None
@@ -52,6 +53,7 @@ class Provider:
     question: Callable[[str, int], Question]
     results: Callable[[Any], list[Result]]
     advice: str = ""
+    denied: bytes = b""
 
     def headers(self, key: str | None) -> Mapping[str, str]:
         """Return the header with the key, if there is one."""
@@ -140,6 +142,7 @@ PROVIDERS: Mapping[str, Provider] = {
         "",
         _ask_brave,
         _read_brave,
+        denied=b"SUBSCRIPTION_TOKEN_INVALID",
     ),
     "tavily": Provider(
         "https://api.tavily.com", "Authorization", "Bearer ", _ask_tavily, _read_plain

@@ -60,6 +60,7 @@ class WebApi:
         headers: of each request, the one with the key among them.
         secrets: what of these nobody may read.
         advice: what to look at if it does not let us in.
+        denied: what its answer has if it does not, where its status is that of a wrong request.
         seconds: how long an answer may take, all tries together.
         max_bytes: of an answer.
         at_once: how many requests there may be at once; further ones wait.
@@ -73,6 +74,7 @@ class WebApi:
         headers: Mapping[str, str],
         secrets: list[str],
         advice: str,
+        denied: bytes = b"",
         seconds: float,
         max_bytes: int,
         at_once: int,
@@ -85,6 +87,7 @@ class WebApi:
         own = {"User-Agent": "ayllu", "Accept": "application/json", "Accept-Encoding": "identity"}
         self._headers = {**own, **headers}
         self._advice = advice
+        self._denied = denied
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._slots = anyio.CapacityLimiter(at_once)
@@ -182,7 +185,7 @@ class WebApi:
     ) -> AylluError | _Again:
         """Return what an answer means whose status is not 200."""
         status = response.status
-        if status in (401, 403):
+        if status in (401, 403) or (self._denied and self._denied in said):
             # Its text may quote a part of the key.
             log.warning("%s answers with status %d", self.what, status)
             return self._away(f"does not let us in (status {status}): {self._advice}")

@@ -61,6 +61,7 @@ class WebSearch:
             headers=self._provider.headers(key),
             secrets=[key] if key else [],
             advice="; ".join([*advice, self._provider.advice]).strip("; "),
+            denied=self._provider.denied,
             seconds=settings.seconds,
             max_bytes=MAX_ANSWER,
             at_once=settings.at_once,
