@@ -26,6 +26,7 @@ from ...schemas import (
     decode,
 )
 from ...schemas.tasks import background_tasks
+from ..attachments import fetched_messages
 from ..patience import persistently
 from .approvals import Decisions, deny_expired, needing_approval
 from .beginning import beginning
@@ -285,8 +286,6 @@ class _Running:
         )
 
     async def _attach(self) -> None:
-        from ..attachments import fetched_messages
-
         messages = self._journal.turn.opening.messages
         fetched = await fetched_messages(messages, self._desk.office.attachments)
         await self._journal.write(Attached(at=time.time(), messages=fetched))

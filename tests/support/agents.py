@@ -11,8 +11,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ayllu.actors.agents.actor import AgenticSystemActor, AgentTurnsActor
-from ayllu.actors.agents.executor import SLOTS, Executor
+from ayllu.actors.agents.executor import ATTACHMENTS, SLOTS, Executor
 from ayllu.actors.agents.register import Register, open_register
+from ayllu.actors.attachments.settings import AttachmentsConfig
 from ayllu.actors.engines.scripted import Script, ScriptedEngine, script_from
 from ayllu.actors.inference import WAITING, InferenceActor
 from ayllu.bus.bus import Bus
@@ -52,9 +53,11 @@ class Agents:
     tasks: TaskGroup
     executors: list[Executor] = field(default_factory=list)
 
-    async def executor(self, slots: int = SLOTS) -> tuple[Executor, anyio.CancelScope]:
+    async def executor(
+        self, slots: int = SLOTS, attachments: AttachmentsConfig = ATTACHMENTS
+    ) -> tuple[Executor, anyio.CancelScope]:
         """Start an executor, and return it with what ends it."""
-        executor = Executor(self.bus, slots=slots)
+        executor = Executor(self.bus, slots=slots, attachments=attachments)
         scope = anyio.CancelScope()
 
         async def run(*, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -8,20 +8,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import anyio
 import msgspec
 from support.agents import Agents, asked, running_agents
-from support.weather import CONFIG, FORECAST, NOW, WeatherActor, weather_script
+from support.shields import WordShield, shield
+from support.weather import CONFIG, FORECAST, NOW, TOOLS, WeatherActor, weather_script
 
 from ayllu.actors.agents.entries import durable_claims, standing_records
 from ayllu.actors.agents.records import JournalRecord
 from ayllu.actors.agents.step import Event
 from ayllu.actors.agents.turn import Turn
+from ayllu.actors.attachments.settings import AttachmentsConfig
 from ayllu.actors.engines.scripted import Script
+from ayllu.actors.shields.actor import ShieldsActor
 from ayllu.bus.bus import local_bus
-from ayllu.schemas import AylluError, ErrorInfo, TurnStatus, encode
+from ayllu.schemas import (
+    AgenticSystemExecuteRequest,
+    ApproveRequest,
+    Attachment,
+    AylluError,
+    ErrorInfo,
+    Message,
+    Role,
+    ToolDefinition,
+    TurnStatus,
+    encode,
+)
 
 FOLDER = Path(__file__).parents[1] / "actors/agents/journals"
 RECORDS: msgspec.json.Decoder[JournalRecord] = msgspec.json.Decoder(JournalRecord)
@@ -48,6 +63,52 @@ async def record_all() -> None:
     await record("tools", cast(Script, weather_script(NOW, FORECAST)))
     await record("cancelled", "stall:3", cancel=True)
     await record("taken-over", "stall:3", take_over=True, cancel=True)
+    await record_guarded("approval", APPROVAL, decide=True)
+    await record_guarded("shields", SHIELDS)
+    await record_guarded("withheld", WITHHELD)
+
+
+APPROVAL = {**CONFIG, "require_approval": {"weather.now"}}
+SHIELDS = {
+    **CONFIG,
+    "available_tools": [
+        ToolDefinition(
+            "weather.now", input_shields=[shield("Lima")], output_shields=[shield("Cusco")]
+        ),
+        TOOLS[1],
+    ],
+    "input_shields": [shield("one", observe=True)],
+    "output_shields": [shield("evening", observe=True)],
+}
+WITHHELD = {**CONFIG, "output_shields": [shield("evening")]}
+
+
+async def record_guarded(name: str, config: dict[str, Any], *, decide: bool = False) -> None:
+    """Record a turn with an attachment, among shields, or with calls that wait."""
+    script = cast(Script, weather_script(NOW, FORECAST))
+    async with local_bus() as bus:
+        actors = (WeatherActor(), ShieldsActor([WordShield()]))
+        with TemporaryDirectory() as folder:
+            file = Path(folder, "note.txt")
+            await anyio.Path(file).write_text("a note")
+            attachment = Attachment(file.as_uri(), "text/plain")
+            message = Message(role=Role.user, content=["one two", attachment])
+            request = AgenticSystemExecuteRequest("al", [message], turn_id="t")
+            async with running_agents(bus, *actors, script=script, executors=0) as agents:
+                await agents.executor(attachments=AttachmentsConfig(roots=[folder]))
+                await agents.create("al", **config)
+                agents.tasks.start_soon(agents.system.execute, request)
+                while decide:
+                    found = [one async for one in agents.turns.approvals()]
+                    if found:
+                        asked_for = ApproveRequest("al", "t", found[0].call_id)
+                        await agents.turns.approve(asked_for)
+                        break
+                    await anyio.sleep(0.01)
+                await anyio.sleep(1)
+                async with standing_records(bus, durable_claims(bus), "al", "t") as stored:
+                    records = [one async for _, one in stored]
+    write(name, records, forget=folder)
 
 
 async def record(
@@ -71,8 +132,13 @@ async def record(
             await anyio.sleep(0.5)
             async with standing_records(bus, durable_claims(bus), "al", "t") as found:
                 records = [one async for _, one in found]
-    lines = [encode(one) for one in records]
-    (FOLDER / f"{name}.jsonl").write_bytes(b"\n".join([*lines, encode(came_to(records))]) + b"\n")
+    write(name, records)
+
+
+def write(name: str, records: Sequence[JournalRecord], *, forget: str = "/none") -> None:
+    """Write a journal, without the folder that this machine had for it."""
+    lines = b"\n".join([*map(encode, records), encode(came_to(records))])
+    (FOLDER / f"{name}.jsonl").write_bytes(lines.replace(forget.encode(), b"/notes") + b"\n")
 
 
 async def _ask(agents: Agents) -> None:

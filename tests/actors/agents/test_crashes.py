@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,15 +11,20 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 from support.agents import Agents, asked, running_agents
-from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_script
+from support.shields import WordShield, shield
+from support.weather import CONFIG, FORECAST, NOW, TAIL, TOOLS, WeatherActor, weather_script
 
 from ayllu.actors.agents.executor import Executor
 from ayllu.actors.engines.scripted import Script
+from ayllu.actors.shields.actor import ShieldsActor
 from ayllu.bus.bus import Bus, local_bus
 from ayllu.bus.durable import Appended, Storage, Streams
 from ayllu.schemas import (
+    ApproveRequest,
+    AylluError,
     ModelInferenceStep,
     NotFound,
+    ToolDefinition,
     ToolExecutionStep,
     TurnEvent,
     TurnStatus,
@@ -138,17 +143,36 @@ async def follow_through(agents: Agents, turn: str) -> list[TurnEvent]:
             await anyio.sleep(0.001)  # It is not accepted yet.
 
 
+GUARDED = {
+    **CONFIG,
+    "available_tools": [
+        ToolDefinition(tool.tool_name, input_shields=[shield()], output_shields=[shield()])
+        for tool in TOOLS
+    ],
+    "input_shields": [shield()],
+    "output_shields": [shield()],
+    "require_approval": {"weather.now"},
+}
+"""Shields that withhold everywhere, and a call that waits for a person."""
+
+
 @pytest.mark.parametrize("stored", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("calls", [(), (NOW, FORECAST)], ids=["answer", "tools"])
-async def test_at_every_write(calls: tuple[str, ...], stored: bool) -> None:
+@pytest.mark.parametrize(
+    ("calls", "config"),
+    [((), CONFIG), ((NOW, FORECAST), CONFIG), ((NOW, FORECAST), GUARDED)],
+    ids=["answer", "tools", "guarded"],
+)
+async def test_at_every_write(calls: tuple[str, ...], config: dict[str, Any], stored: bool) -> None:
     script = cast(Script, weather_script(*calls))
     at, died = 0, True
     events: list[TurnEvent] = []
     scope = anyio.CancelScope()
     async with local_bus() as bus:
         weather = WeatherActor()
-        async with running_agents(bus, weather, script=script, executors=0) as agents:
-            await agents.create("al", **CONFIG)
+        shields = ShieldsActor([WordShield()])
+        async with running_agents(bus, weather, shields, script=script, executors=0) as agents:
+            await agents.create("al", **config)
+            agents.tasks.start_soon(approve_all, agents)
             while died:
                 at += 1
                 name = f"turn {at}"
@@ -168,6 +192,15 @@ async def test_at_every_write(calls: tuple[str, ...], stored: bool) -> None:
                 assert len(history) == at
             # The whole path has so many writes: begin, tokens, steps, answers, end, history.
             assert at > (10 if calls else 4)
+
+
+async def approve_all(agents: Agents) -> None:
+    """Let all calls run that wait, whatever dies meanwhile."""
+    while True:
+        async for call in agents.turns.approvals("al"):
+            with suppress(AylluError):
+                await agents.turns.approve(ApproveRequest("al", call.turn_id, call.call_id))
+        await anyio.sleep(0.005)
 
 
 async def accept(agents: Agents, name: str) -> None:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import anyio
 import pytest
 from support.agents import Agents, asked, running_agents
+from support.shields import WordShield, shield
 from support.weather import CONFIG, NOW, TOOLS, WeatherActor, calling, weather_script
 
 from ayllu.actors.agents.checks import REFUSAL
 from ayllu.actors.engines.engine import Generation, Prompt
 from ayllu.actors.engines.scripted import Script, Step
 from ayllu.actors.shields.actor import ShieldsActor
-from ayllu.actors.shields.shield import text_to_check
 from ayllu.bus.bus import local_bus
 from ayllu.schemas import (
     AgenticSystemTurn,
     ApproveRequest,
-    EngineError,
     InvalidRequest,
     NotFound,
     SafetyFilteringStep,
     SafetyViolation,
     ShieldConfig,
-    ShieldRequest,
     ToolDefinition,
     ToolExecutionStep,
     TurnStatus,
@@ -35,40 +33,6 @@ from ayllu.schemas import (
 )
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("agent-shields")]
-
-
-class Words:
-    """A shield that knows the words it does not like; a double, whose verdicts are sure."""
-
-    description = "Finds words."
-    parameters: Mapping[str, Any] = {
-        "type": "object",
-        "properties": {"words": {"type": "array", "items": {"type": "string"}}},
-        "additionalProperties": False,
-    }
-
-    def __init__(self, name: str = "words", *, broken: bool = False, held: bool = False) -> None:
-        self.name = name
-        self.seen: list[ShieldRequest] = []
-        self.gate = anyio.Event()
-        self.asked = anyio.Event()
-        self._broken = broken
-        if not held:
-            self.gate.set()
-
-    async def check(self, request: ShieldRequest) -> SafetyViolation | None:
-        self.seen.append(request)
-        self.asked.set()
-        await self.gate.wait()
-        if self._broken:
-            raise EngineError("the verdict cannot be read")
-        text = text_to_check(request.messages[-1])
-        found = [word for word in request.params.get("words", []) if word in text]
-        return SafetyViolation("word", f"it has {found[0]}", score=0.9) if found else None
-
-
-def words(*found: str, **params: Any) -> ShieldConfig:
-    return ShieldConfig("words", {"words": list(found), **params})
 
 
 async def taken(agents: Agents, text: str = "Hello", **config: Any) -> AgenticSystemTurn:
@@ -83,16 +47,16 @@ def violations(turn: AgenticSystemTurn) -> list[SafetyViolation | None]:
 
 @pytest.mark.parametrize("place", ["input_shields", "output_shields"])
 async def test_what_passes(place: str) -> None:
-    async with local_bus() as bus, running_agents(bus, ShieldsActor([Words()])) as agents:
-        turn = await taken(agents, **{place: [words("bad")]})
+    async with local_bus() as bus, running_agents(bus, ShieldsActor([WordShield()])) as agents:
+        turn = await taken(agents, **{place: [shield("bad")]})
         assert violations(turn) == [None]
         assert str(turn.response_message.content).startswith("Hello")
 
 
 @pytest.mark.parametrize("place", ["input_shields", "output_shields"])
 async def test_what_is_blocked(place: str) -> None:
-    async with local_bus() as bus, running_agents(bus, ShieldsActor([Words()])) as agents:
-        turn = await taken(agents, "a bad word", **{place: [words("bad")]})
+    async with local_bus() as bus, running_agents(bus, ShieldsActor([WordShield()])) as agents:
+        turn = await taken(agents, "a bad word", **{place: [shield("bad")]})
         [violation] = violations(turn)
         assert violation == SafetyViolation("word", "it has bad", shield="words", score=0.9)
         assert turn.response_message.content == REFUSAL
@@ -106,8 +70,8 @@ async def test_what_is_blocked(place: str) -> None:
 
 @pytest.mark.parametrize("place", ["input_shields", "output_shields"])
 async def test_what_is_observed(place: str) -> None:
-    async with local_bus() as bus, running_agents(bus, ShieldsActor([Words()])) as agents:
-        turn = await taken(agents, "a bad word", **{place: [words("bad", observe=True)]})
+    async with local_bus() as bus, running_agents(bus, ShieldsActor([WordShield()])) as agents:
+        turn = await taken(agents, "a bad word", **{place: [shield("bad", observe=True)]})
         [violation] = violations(turn)
         assert violation is not None
         assert violation.observed
@@ -116,9 +80,9 @@ async def test_what_is_observed(place: str) -> None:
 
 @pytest.mark.parametrize("observe", [False, True])
 async def test_a_stream_is_withheld_until_it_passed_or_comes_as_it_is(observe: bool) -> None:
-    shield = Words(held=True)
-    async with local_bus() as bus, running_agents(bus, ShieldsActor([shield])) as agents:
-        await agents.create("al", output_shields=[words("bad", observe=observe)])
+    guard = WordShield(held=True)
+    async with local_bus() as bus, running_agents(bus, ShieldsActor([guard])) as agents:
+        await agents.create("al", output_shields=[shield("bad", observe=observe)])
         seen: list[str] = []
 
         async def follow() -> None:
@@ -129,12 +93,12 @@ async def test_a_stream_is_withheld_until_it_passed_or_comes_as_it_is(observe: b
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(follow)
-                await shield.asked.wait()
+                await guard.asked.wait()
                 await anyio.wait_all_tasks_blocked()
                 early = "".join(one for one in seen if not one.startswith("step_"))
                 assert early == ("one two three" if observe else "")
                 assert (await agents.turns.get("al", "t")).partial_text == early
-                shield.gate.set()
+                guard.gate.set()
         assert "".join(one for one in seen if not one.startswith("step_")) == "one two three"
 
 
@@ -142,7 +106,7 @@ async def test_a_stream_is_withheld_until_it_passed_or_comes_as_it_is(observe: b
 @pytest.mark.parametrize("why", ["broken", "late", "absent"])
 async def test_a_shield_that_cannot_tell_blocks(why: str, observe: bool) -> None:
     """Broken output, a timeout, an actor that is gone: each counts as a violation."""
-    shield = Words(broken=why == "broken", held=why == "late")
+    guard = WordShield(broken=why == "broken", held=why == "late")
     async with local_bus() as bus, running_agents(bus) as agents:
         scope = anyio.CancelScope()
 
@@ -150,15 +114,15 @@ async def test_a_shield_that_cannot_tell_blocks(why: str, observe: bool) -> None
             from ayllu.bus.service import serve
 
             with scope:
-                await serve(bus, ShieldsActor([shield]), task_status=task_status)
+                await serve(bus, ShieldsActor([guard]), task_status=task_status)
 
         await agents.tasks.start(shields)
-        await agents.create("al", input_shields=[words(timeout=0.3, observe=observe)])
+        await agents.create("al", input_shields=[shield(timeout=0.3, observe=observe)])
         if why == "absent":
             scope.cancel()
         with anyio.fail_after(20):
             turn = (await agents.system.execute(asked("al", "Hello", turn_id="t"))).turn
-        shield.gate.set()
+        guard.gate.set()
         [violation] = violations(turn)
         assert violation is not None
         assert violation.violation_type == "unknown"
@@ -174,8 +138,10 @@ def tool(**shields: Any) -> dict[str, Any]:
 async def test_a_call_is_blocked_before_it_is_made() -> None:
     weather, script = WeatherActor(), cast(Script, weather_script(NOW))
     async with local_bus() as bus:
-        async with running_agents(bus, weather, ShieldsActor([Words()]), script=script) as agents:
-            turn = await taken(agents, **tool(input_shields=[words("Cusco")]))
+        async with running_agents(
+            bus, weather, ShieldsActor([WordShield()]), script=script
+        ) as agents:
+            turn = await taken(agents, **tool(input_shields=[shield("Cusco")]))
             [step] = [step for step in turn.steps if isinstance(step, ToolExecutionStep)]
             assert "blocked by the shield words" in str(step.tool_responses[0].content)
     assert weather.keys == []
@@ -184,8 +150,10 @@ async def test_a_call_is_blocked_before_it_is_made() -> None:
 async def test_an_answer_is_withheld_from_model_and_reader() -> None:
     weather, script = WeatherActor(), cast(Script, weather_script(NOW))
     async with local_bus() as bus:
-        async with running_agents(bus, weather, ShieldsActor([Words()]), script=script) as agents:
-            await taken(agents, **tool(output_shields=[words("sunny")]))
+        async with running_agents(
+            bus, weather, ShieldsActor([WordShield()]), script=script
+        ) as agents:
+            await taken(agents, **tool(output_shields=[shield("sunny")]))
             events = await agents.events("al", "t")
             assert b"sunny in Cusco" not in encode([event.event for event in events])
             assert "sunny in" not in "".join(
@@ -196,9 +164,11 @@ async def test_an_answer_is_withheld_from_model_and_reader() -> None:
 
 async def test_arguments_that_a_person_changed_are_looked_at_again() -> None:
     weather, script = WeatherActor(), cast(Script, weather_script(NOW))
-    config = {**tool(input_shields=[words("Lima")]), "require_approval": {"weather.now"}}
+    config = {**tool(input_shields=[shield("Lima")]), "require_approval": {"weather.now"}}
     async with local_bus() as bus:
-        async with running_agents(bus, weather, ShieldsActor([Words()]), script=script) as agents:
+        async with running_agents(
+            bus, weather, ShieldsActor([WordShield()]), script=script
+        ) as agents:
             await agents.create("al", **config)
             with anyio.fail_after(20):
                 async with anyio.create_task_group() as tasks:
@@ -215,11 +185,11 @@ async def test_arguments_that_a_person_changed_are_looked_at_again() -> None:
 
 
 async def test_a_shield_sees_what_was_said_before() -> None:
-    shield = Words()
-    async with local_bus() as bus, running_agents(bus, ShieldsActor([shield])) as agents:
-        await taken(agents, "first", input_shields=[words()], output_shields=[words()])
+    guard = WordShield()
+    async with local_bus() as bus, running_agents(bus, ShieldsActor([guard])) as agents:
+        await taken(agents, "first", input_shields=[shield()], output_shields=[shield()])
         await agents.system.execute(asked("al", "second"))
-        last = shield.seen[-1]
+        last = guard.seen[-1]
         assert [message.content for message in last.messages] == [
             "first", "first", "second", "second",
         ]  # fmt: skip
@@ -241,7 +211,7 @@ async def test_a_shield_sees_what_was_said_before() -> None:
     ids=["unknown", "own param", "observe", "timeout", "client tool"],
 )
 async def test_shields_that_an_agent_cannot_have(config: Any, error: type[Exception]) -> None:
-    async with local_bus() as bus, running_agents(bus, ShieldsActor([Words()])) as agents:
+    async with local_bus() as bus, running_agents(bus, ShieldsActor([WordShield()])) as agents:
         with pytest.raises(error):
             await agents.create("al", **config)
 
@@ -280,13 +250,13 @@ class Injecting(WeatherActor):
 
 
 async def test_a_turn_with_a_shield_that_waits_is_cancelled() -> None:
-    shield = Words(held=True)
-    async with local_bus() as bus, running_agents(bus, ShieldsActor([shield])) as agents:
-        await agents.create("al", output_shields=[words()])
+    guard = WordShield(held=True)
+    async with local_bus() as bus, running_agents(bus, ShieldsActor([guard])) as agents:
+        await agents.create("al", output_shields=[shield()])
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_begin, agents)
-                await shield.asked.wait()
+                await guard.asked.wait()
                 turn = await agents.turns.cancel("al", "t")
         assert turn.status is TurnStatus.cancelled
         assert b"Secret" not in encode(turn.steps)
