@@ -17,6 +17,7 @@ from ayllu.bus.server import embedded_server
 
 from . import (
     banks,
+    code,
     idle,
     machine,
     model,
@@ -136,6 +137,10 @@ def _rewards(place: Place, quick: Quick) -> Awaitable[Result]:
     return rewards.measure_rewards(place, quick.pairs, tiny=quick.tiny)
 
 
+def _code(place: Place, quick: Quick) -> Awaitable[Result]:
+    return code.measure_code(place, quick.pairs, tiny=quick.tiny)
+
+
 def _llama_cpp(place: Place, quick: Quick) -> Awaitable[Result]:
     return servers.measure_llama_cpp(place, quick.pairs, tiny=quick.tiny)
 
@@ -173,6 +178,7 @@ SCENARIOS: dict[
     "synthesis": ("32 candidates of 32 tokens with the real model", _synthesis, synthesis.rows),
     "training": ("a fine-tuning job", _training, training.rows),
     "rewards": ("a classification model as a reward model", _rewards, rewards.rows),
+    "code": ("code that is not trusted", _code, code.rows),
     "sharing": ("two inference workers against one", _sharing, sharing.rows),
     "startup": ("start-up", _startup, startup.rows),
 }

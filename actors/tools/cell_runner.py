@@ -97,19 +97,28 @@ def _flush() -> None:
             stream.flush()
 
 
-def _note_files(mark: str) -> None:
-    """Write down which files there are, and what is in them."""
+def _digests(home: str) -> dict[str, str]:
+    """Return which files there are in a folder, and what is in them."""
     from hashlib import file_digest
 
     found: dict[str, str] = {}
-    for folder, _, names in os.walk("."):
+    for folder, _, names in os.walk(home):
         for name in sorted(names):
-            path = os.path.normpath(os.path.join(folder, name))
+            path = os.path.join(folder, name)
             if len(found) < MAX_KEPT and os.path.isfile(path) and not os.path.islink(path):
                 with suppress(OSError), open(path, "rb") as file:
-                    found[path] = file_digest(file, "sha256").hexdigest()
-    with open(KEPT_PREFIX + mark, "w", encoding="utf-8", errors="replace") as file:
-        json.dump(found, file)
+                    found[os.path.relpath(path, home)] = file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _end(home: str, mark: str, kept: dict[str, str]) -> None:
+    """Tell that the last cell came to its end, and which files had been there before it."""
+    path = os.path.join(home, KEPT_PREFIX + mark)
+    # Not before its end, or it would come upon it.
+    with suppress(OSError), open(path, "w", encoding="utf-8", errors="replace") as file:
+        json.dump(kept, file)
+    with suppress(OSError):
+        os.write(1, mark.encode())
 
 
 def main() -> None:
@@ -118,23 +127,19 @@ def main() -> None:
         environment = {**os.environ, HASH_SEED: "0"}
         os.execve(sys.executable, [sys.executable, "-s", *sys.argv], environment)
     request = json.loads(sys.stdin.buffer.read())
-    mark, earlier, seed = request["mark"], request["earlier"], request["seed"]
     os.unlink(sys.argv[0])
+    mark, earlier, seed = request["mark"], request["earlier"], request["seed"]
     sys.argv = [""]
-    process = os.getpid()
+    process, home = os.getpid(), os.getcwd()
     space = _namespace()
     if seed is not None:
         import random
 
         random.seed(seed)
+    kept: dict[str, str] = {}
     if earlier:
-        home = os.getcwd()
         _replay(earlier, space)
-        with suppress(OSError):
-            cells_folder = os.getcwd()
-            os.chdir(home)
-            _note_files(mark)
-            os.chdir(cells_folder)
+        kept = _digests(home)
     os.write(1, mark.encode())
     cell = Cell(request["code"], f"<cell {len(earlier) + 1}>")
     try:
@@ -147,7 +152,7 @@ def main() -> None:
     finally:
         _flush()
         if os.getpid() == process:  # What it forked comes here too.
-            os.write(1, mark.encode())
+            _end(home, mark, kept)
 
 
 if __name__ == "__main__":

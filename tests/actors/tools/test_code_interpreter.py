@@ -104,7 +104,7 @@ async def error_of(code: str, *earlier: str, **values: Any) -> AylluError:
             f"True{ENDED}",
         ),
         ("import sys; sys.argv, open('main.py')", None),
-        ("import os; os.fork(); print('x')", f"x\nx{ENDED}"),
+        ("import os\nif pid := os.fork(): os.waitpid(pid, 0)\nprint('x')", f"x\nx{ENDED}"),
         ("print('\\xe9\u20ac')", f"é€{ENDED}"),
         ("import sys; sys.stdout.buffer.write(b'\\xff'); None", f"\ufffd{ENDED}"),
     ],
@@ -228,6 +228,7 @@ async def test_calls_go_on_from_each_other() -> None:
     assert await content("x, double(4), open('kept.txt').read(), y, type(p).__name__", *cells) == (
         f"({{'a': 1, 'b': 8}}, 8, 'kept', 5, 'P'){ENDED}"
     )
+    assert await told("import os; os.listdir()", "x = 1") == f"[]{ENDED}"
     # Without it, a call begins anew; and sees nothing that does not want to be seen.
     assert "name 'x' is not defined" in await told("x", *cells, keep=False)
     request = ToolRequest(
@@ -349,7 +350,7 @@ HOSTILE = {
     ),
     "fork bomb": (
         "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-        "it ran longer than 2 seconds and was ended",
+        "it ran longer than 1 seconds and was ended",
     ),
     "fork bomb that notices": (
         "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(99)",
@@ -373,10 +374,10 @@ HOSTILE = {
         "import os\nfor n in range(10**6): os.mkdir(str(n))",
         "it made more than 4096 files and was ended",
     ),
-    "endless loop": ("print('here', flush=True)\nwhile True: pass", "it ran longer than 2 seconds"),
+    "endless loop": ("print('here', flush=True)\nwhile True: pass", "it ran longer than 1 seconds"),
     "endless sleep": (
         "import time; time.sleep(10**6)",
-        "it ran longer than 2 seconds and was ended",
+        "it ran longer than 1 seconds and was ended",
     ),
     "flood": ("while True: print('x' * 1000)", "it wrote more than 8 KiB of output and was ended"),
     "flood of errors": (
@@ -424,8 +425,8 @@ async def test_hostile_code_is_contained_and_the_model_is_told(
         ):
             code = code.replace(word, repr(value))
         limits: dict[str, Any] = {"memory_mib": 128, "disk_mib": 8, "output_kib": 8, "seconds": 20}
-        if "longer than 2 seconds" in said:
-            limits["seconds"] = 2
+        if "longer than 1 seconds" in said:
+            limits["seconds"] = 1
         answer = await content(code, **limits)
     found = str(answer[0]) if isinstance(answer, list) else str(answer)
     assert said in found
