@@ -18,7 +18,7 @@ SCENARIOS = [
     "streams-1", "streams-32", "upstream-1", "upstream-32", "openai-streams", "turns-1", "turns-32", "resume", "executors", "waiting",
     "llama-server", "model", "vectors",
     "ingest", "restart", "retrieval", "unread", "idle", "startup", "synthesis",
-    "sharing",
+    "sharing", "code",
 ]  # fmt: skip
 """All but those that train."""
 
@@ -96,6 +96,8 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
     assert_spread(results["startup"]["scripted"], 1)
     assert_spread(results["sharing"]["two"]["even_wait_p95_ms"], 1)
     assert_spread(results["sharing"]["ratio_two_one_busy"], 1)
+    for name in ("tool", "session", "sandbox", "python"):
+        assert_spread(results["code"]["ms"][name], 1)
     assert "ayllu / pipe" in table
 
 
