@@ -20,6 +20,7 @@ import anyio
 import httpcore2
 
 from ..schemas import InvalidRequest, PermissionDenied, TooLarge, Unavailable
+from .documents import media_type
 
 MAX_URL = 8192
 MAX_REDIRECTS = 5
@@ -55,10 +56,12 @@ class Fetched:
 
     Attributes:
         media_type: what its server calls it, without parameters; empty where it says nothing.
+        charset: what its server says that it is written in; empty where it says nothing.
         body: its bytes, as they come.
     """
 
     media_type: str
+    charset: str
     body: AsyncIterator[bytes]
 
 
@@ -107,8 +110,9 @@ async def fetching(url: str, limits: Limits) -> AsyncIterator[Fetched]:
                 ) as pool,
                 _followed(pool, url) as response,
             ):
-                media_type = _header(response, b"content-type").partition(";")[0].strip()
-                yield Fetched(media_type.lower(), _bounded(response, limits.max_bytes))
+                essence, parameters = media_type(_header(response, b"content-type"))
+                body = _bounded(response, limits.max_bytes)
+                yield Fetched(essence, parameters.get("charset", ""), body)
     except TimeoutError as error:
         raise Unavailable(f"the content was not fetched within {limits.seconds:.0f} s") from error
     except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from ..bus.slots import Slots
 from ..schemas import (
@@ -29,12 +30,18 @@ from ..schemas import (
     assemble_completion,
     encode,
 )
+from .attachments import fetched_contents, fetched_dialogs
+from .attachments.settings import AttachmentsConfig
 from .engines.engine import Delta, Generation, InferenceEngine, Prompt
 from .ordered import Job, in_order
 from .prompts import NONE, answer_schema, chat_prompt, completion_prompt, forced_call_schema
 from .tool_calls import ForcedCallParser, PlainText, ToolCallParser
 
 T = TypeVar("T")
+_ChatPrompt = tuple[Prompt, dict[str, Any] | None]
+"""A prompt, and the JSON schema of the call that is forced."""
+
+ATTACHMENTS = AttachmentsConfig()
 
 WAITING = 100
 """How many requests may wait for a slot where nothing is said."""
@@ -52,6 +59,7 @@ class InferenceActor(Inference):
         base: the model that it was trained from, if it is a registered one.
         version: of a registered one.
         waiting: how many requests may wait for a slot of the engine.
+        attachments: what those of a request may cost, and from where they may come.
 
     Attributes:
         slots: those of the engine; a request has one, and a batch further ones while no request wants them.
@@ -68,6 +76,7 @@ class InferenceActor(Inference):
         base: str | None = None,
         version: int | None = None,
         waiting: int = WAITING,
+        attachments: AttachmentsConfig = ATTACHMENTS,
     ) -> None:
         self.models = frozenset((name, *aliases))
         described = Model(
@@ -83,6 +92,8 @@ class InferenceActor(Inference):
         self.slots = Slots(engine.slots, waiting=waiting)
         self._engine = engine
         self._name = name
+        self._attachments = attachments
+        self._images = "images" in engine.capabilities
         self._wanted = 0  # generations that run or wait for a slot
         self._prompt_tokens = 0
         self._completion_tokens = 0
@@ -101,33 +112,38 @@ class InferenceActor(Inference):
 
     async def completion(self, request: CompletionRequest) -> CompletionResponse:
         """Continue a text."""
-        return await self._completed(request, self._completion_prompt(request))
+        return await self._completed(request)
 
     def stream_completion(
         self, request: CompletionRequest
     ) -> AsyncGenerator[CompletionResponseStreamChunk, None]:
         """Continue a text, token by token."""
-        return self._text(request, self._completion_prompt(request))
+        return self._text(request)
 
     async def chat_completion(self, request: ChatCompletionRequest) -> ChatCompletionResponse:
         """Answer a dialog."""
-        return await self._answered(request, *self._chat_prompt(request))
+        return await self._answered(request)
 
     def stream_chat_completion(
         self, request: ChatCompletionRequest
     ) -> AsyncGenerator[ChatCompletionResponseStreamChunk, None]:
         """Answer a dialog, token by token; each tool call comes whole in a chunk of its own."""
-        return self._chat(request, *self._chat_prompt(request))
+        return self._chat(request)
 
     async def batch_completion(
         self, request: BatchCompletionRequest
     ) -> AsyncGenerator[CompletionResponse, None]:
         """Continue many texts; responses in order. A text that cannot be a prompt refuses the whole batch at once."""
-        jobs: list[Job[CompletionResponse]] = []
-        for number, content in enumerate(request.content_batch):
-            one = CompletionRequest(content=content, **_settings(request, "content_batch"))
-            prompt = self._completion_prompt(one, where=f"content_batch[{number}]")
-            jobs.append(partial(self._completed, one, prompt))
+        requests = [
+            CompletionRequest(content=content, **_settings(request, "content_batch"))
+            for content in request.content_batch
+        ]
+        places = [f"content_batch[{number}]" for number in range(len(requests))]
+        prompts = await self._completion_prompts(requests, places)
+        jobs = [
+            partial(self._completed, one, prompt)
+            for one, prompt in zip(requests, prompts, strict=True)
+        ]
         async with aclosing(self._in_order(jobs)) as responses:
             async for response in responses:
                 yield response
@@ -136,11 +152,16 @@ class InferenceActor(Inference):
         self, request: BatchChatCompletionRequest
     ) -> AsyncGenerator[ChatCompletionResponse, None]:
         """Answer many dialogs; responses in order. A dialog that cannot be a prompt refuses the whole batch at once."""
-        jobs: list[Job[ChatCompletionResponse]] = []
-        for number, dialog in enumerate(request.batch_dialogs):
-            one = ChatCompletionRequest(dialog=dialog, **_settings(request, "batch_dialogs"))
-            prompt = self._chat_prompt(one, where=f"batch_dialogs[{number}]")
-            jobs.append(partial(self._answered, one, *prompt))
+        requests = [
+            ChatCompletionRequest(dialog=dialog, **_settings(request, "batch_dialogs"))
+            for dialog in request.batch_dialogs
+        ]
+        places = [f"batch_dialogs[{number}]" for number in range(len(requests))]
+        prompts = await self._chat_prompts(requests, places)
+        jobs = [
+            partial(self._answered, one, prompt)
+            for one, prompt in zip(requests, prompts, strict=True)
+        ]
         async with aclosing(self._in_order(jobs)) as responses:
             async for response in responses:
                 yield response
@@ -150,14 +171,40 @@ class InferenceActor(Inference):
         held = [partial(self._in_slot, job) for job in jobs]
         return in_order(held, at_once=slots, ahead=slots * AHEAD)
 
-    def _completion_prompt(self, request: CompletionRequest, where: str = "content") -> Prompt:
-        self._check_model(request.model)
-        return completion_prompt(request, where=where)
+    async def _completion_prompts(
+        self, requests: Sequence[CompletionRequest], places: Sequence[str]
+    ) -> list[Prompt]:
+        """Return the prompts of one request, or of all the parts of one; `places` are their paths in it."""
+        for request in requests:
+            self._check_model(request.model)
+        contents = [(place, one.content) for one, place in zip(requests, places, strict=True)]
+        fetched = await fetched_contents(contents, self._attachments, images=False)
+        return [
+            completion_prompt(replace(request, content=content), where=place)
+            for request, content, place in zip(requests, fetched, places, strict=True)
+        ]
 
-    def _chat_prompt(
-        self, request: ChatCompletionRequest, where: str = "dialog"
-    ) -> tuple[Prompt, dict[str, Any] | None]:
-        """Return the prompt, and the JSON schema of the call that is forced."""
+    async def _chat_prompts(
+        self, requests: Sequence[ChatCompletionRequest], places: Sequence[str]
+    ) -> list[_ChatPrompt]:
+        """Return the prompts of one request, or of all the parts of one; `places` are their paths in it."""
+        forced = [self._checked(request) for request in requests]
+        dialogs = [(place, one.dialog) for one, place in zip(requests, places, strict=True)]
+        fetched = await fetched_dialogs(dialogs, self._attachments, images=self._images)
+        native_tools = "tools" in self._engine.capabilities
+        prompts = [
+            chat_prompt(
+                replace(request, dialog=dialog),
+                where=place,
+                native_tools=native_tools,
+                images=self._images,
+            )
+            for request, dialog, place in zip(requests, fetched, places, strict=True)
+        ]
+        return list(zip(prompts, forced, strict=True))
+
+    def _checked(self, request: ChatCompletionRequest) -> dict[str, Any] | None:
+        """Return the JSON schema of the call that a request forces."""
         self._check_model(request.model)
         forced = forced_call_schema(request)
         for wanted, capability in (
@@ -168,8 +215,7 @@ class InferenceActor(Inference):
                 raise Unsupported(
                     f"the engine of the model {request.model} lacks the capability {capability}"
                 )
-        native_tools = "tools" in self._engine.capabilities
-        return chat_prompt(request, where=where, native_tools=native_tools), forced
+        return forced
 
     def _check_model(self, model: str) -> None:
         if model not in self.models:
@@ -180,13 +226,15 @@ class InferenceActor(Inference):
         async with self.slots.item():
             return await job()
 
-    async def _completed(self, request: CompletionRequest, prompt: Prompt) -> CompletionResponse:
+    async def _completed(
+        self, request: CompletionRequest, prompt: Prompt | None = None
+    ) -> CompletionResponse:
         return assemble_completion([chunk async for chunk in self._text(request, prompt)])
 
     async def _answered(
-        self, request: ChatCompletionRequest, prompt: Prompt, forced: dict[str, Any] | None
+        self, request: ChatCompletionRequest, made: _ChatPrompt | None = None
     ) -> ChatCompletionResponse:
-        return assemble_chat([chunk async for chunk in self._chat(request, prompt, forced)])
+        return assemble_chat([chunk async for chunk in self._chat(request, made)])
 
     @asynccontextmanager
     async def _generate(
@@ -204,8 +252,10 @@ class InferenceActor(Inference):
         self._completion_tokens += last.completion_tokens
 
     async def _text(
-        self, request: CompletionRequest, prompt: Prompt
+        self, request: CompletionRequest, prompt: Prompt | None = None
     ) -> AsyncGenerator[CompletionResponseStreamChunk, None]:
+        if prompt is None:
+            [prompt] = await self._completion_prompts([request], ["content"])
         async with self._generate(prompt, _generation(request)) as deltas:
             async for delta in deltas:
                 if delta.stop_reason is not None:
@@ -218,8 +268,11 @@ class InferenceActor(Inference):
                 )
 
     async def _chat(
-        self, request: ChatCompletionRequest, prompt: Prompt, forced: dict[str, Any] | None
+        self, request: ChatCompletionRequest, made: _ChatPrompt | None = None
     ) -> AsyncGenerator[ChatCompletionResponseStreamChunk, None]:
+        if made is None:
+            [made] = await self._chat_prompts([request], ["dialog"])
+        prompt, forced = made
         generation = _generation(request, forced or request.json_schema)
         parser = _parser(prompt, request, forced)
         tokens: list[dict[str, Any]] = []  # of text that was not given out yet

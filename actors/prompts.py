@@ -14,12 +14,15 @@ from ..schemas import (
     ToolDefinition,
     encode,
 )
-from .attachments import text_of
-from .engines.engine import ChatMessage, Prompt, ToolAnswer
+from .attachments import answer_text, text_and_images, text_of
+from .engines.engine import ChatMessage, Image, Prompt, ToolAnswer
 from .tool_calls import CLOSING, OPENING, render_calls
+from .untrusted import NOTE, OUTPUT, json_without_markup, untrusted
 
 AUTO, NONE, REQUIRED = "auto", "none", "required"
 MAX_SCHEMA_DEPTH, MAX_SCHEMA_NODES, MAX_SCHEMA_TEXT, MAX_REPETITIONS = 24, 1000, 4000, 1000
+ANSWER, END = "<tool_response>", "</tool_response>"
+"""Between them stands what a tool answered, see `untrusted`."""
 _REPETITIONS = frozenset(
     {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}
 )
@@ -40,7 +43,11 @@ def completion_prompt(request: CompletionRequest, *, where: str = "content") -> 
 
 
 def chat_prompt(
-    request: ChatCompletionRequest, *, where: str = "dialog", native_tools: bool = False
+    request: ChatCompletionRequest,
+    *,
+    where: str = "dialog",
+    native_tools: bool = False,
+    images: bool = False,
 ) -> Prompt:
     """Return the prompt of a dialog, with the beginning of the answer at its end.
 
@@ -49,6 +56,7 @@ def chat_prompt(
         where: the path of the dialog in the request, for errors.
         native_tools: whether the engine has the capability ``tools``; else tools stand in the system message, and earlier
             calls and their answers in the texts.
+        images: whether the engine has the capability ``images``.
 
     Raises:
         InvalidRequest: there is nothing to answer, a tool is defined wrongly, or an attachment is malformed.
@@ -61,21 +69,23 @@ def chat_prompt(
         )
     read = native_message if native_tools else chat_message
     messages = [
-        read(message, request.model, f"{where}.message_history[{number}]")
+        read(message, request.model, f"{where}.message_history[{number}]", images=images)
         for number, message in enumerate(dialog.message_history or ())
     ]
-    messages.append(read(dialog.message, request.model, f"{where}.message"))
-    if not (messages[-1].text or messages[-1].tool_answers):
+    messages.append(read(dialog.message, request.model, f"{where}.message", images=images))
+    last = messages[-1]
+    if not (last.text or last.tool_answers or last.images):
         raise InvalidRequest(f"{where}.message: there is nothing to answer")
     tools = [] if request.tool_choice == NONE else request.available_tools
     for tool in tools if native_tools else ():
         parameters_schema(tool)  # is one
-    if tools and not native_tools:
-        instructions = _tool_instructions(tools)
+    notes = [_tool_instructions(tools)] if tools and not native_tools else []
+    if tools or any(map(_is_answer, [*(dialog.message_history or ()), dialog.message])):
+        notes.append(NOTE)
+    if notes:
         if messages[0].role == Role.system:
-            instructions = f"{messages[0].text}\n\n{instructions}"
-            del messages[0]
-        messages.insert(0, ChatMessage(Role.system, instructions))
+            notes.insert(0, messages.pop(0).text)
+        messages.insert(0, ChatMessage(Role.system, "\n\n".join(notes)))
     if request.assistant_prefix:
         messages.append(ChatMessage(Role.assistant, request.assistant_prefix))
     return Prompt(
@@ -231,38 +241,54 @@ def _tool_instructions(tools: Sequence[ToolDefinition]) -> str:
     )
 
 
-def chat_message(message: Message, model: str, where: str) -> ChatMessage:
+def chat_message(message: Message, model: str, where: str, *, images: bool = False) -> ChatMessage:
     """Return a message as a text model reads it: its attachments, tool calls and their answers are text too.
+
+    What a tool answered cannot leave the markers that it stands between, whatever it is; see `untrusted`.
 
     Args:
         message: what was said.
         model: the name of the model that shall read it, for errors.
         where: the path of the message in the request, for errors.
+        images: whether the model takes images.
 
     Raises:
         InvalidRequest: an attachment is malformed.
-        Unsupported: an attachment cannot be read by a text model.
+        Unsupported: an attachment cannot be read by the model.
     """
-    native = native_message(message, model, where)
-    parts = [native.text] if native.text else []
-    if native.tool_calls:
-        parts.append(render_calls(native.tool_calls))
-    for answer in native.tool_answers:
-        written = encode({"name": answer.tool_name, "content": answer.text}).decode()
-        parts.append(f"<tool_response>{written}</tool_response>")
-    return ChatMessage(message.role, "\n".join(parts))
+    text, found = _said(message, model, where, images=images)
+    if text and message.role is Role.tool:
+        text = f"{ANSWER}{text}{END}"
+    parts = [text] if text else []
+    if message.tool_calls:
+        parts.append(render_calls(message.tool_calls))
+    for response in message.tool_responses:
+        written = {"name": response.tool_name, OUTPUT: answer_text(response.content)}
+        parts.append(f"{ANSWER}{json_without_markup(written)}{END}")
+    return ChatMessage(message.role, "\n".join(parts), images=found)
 
 
-def native_message(message: Message, model: str, where: str) -> ChatMessage:
+def native_message(
+    message: Message, model: str, where: str, *, images: bool = False
+) -> ChatMessage:
     """Return a message with its calls and their answers beside its text; see `chat_message`."""
+    text, found = _said(message, model, where, images=images)
     answers = [
-        ToolAnswer(
-            response.tool_name,
-            text_of(
-                response.content, model=model, where=f"{where}.tool_responses[{number}].content"
-            ),
-        )
-        for number, response in enumerate(message.tool_responses)
+        ToolAnswer(response.tool_name, untrusted(answer_text(response.content)))
+        for response in message.tool_responses
     ]
-    text = text_of(message.content, model=model, where=f"{where}.content")
-    return ChatMessage(message.role, text, message.tool_calls, answers)
+    return ChatMessage(message.role, text, message.tool_calls, answers, found)
+
+
+def _said(message: Message, model: str, where: str, *, images: bool) -> tuple[str, Sequence[Image]]:
+    if message.role is Role.tool:
+        text = answer_text(message.content)
+        return untrusted(text) if text else "", ()
+    of_user = message.role is Role.user
+    return text_and_images(
+        message.content, model=model, where=f"{where}.content", images=images and of_user
+    )
+
+
+def _is_answer(message: Message) -> bool:
+    return message.role is Role.tool or bool(message.tool_responses)

@@ -13,6 +13,7 @@ import msgspec
 
 from ..schemas import ToolCall, encode
 from .engines.stops import overlap
+from .untrusted import json_without_control_tokens
 
 OPENING = "<tool_call>"
 CLOSING = "</tool_call>"
@@ -39,7 +40,8 @@ def call_id(message: int, place: int) -> str:
 def render_calls(calls: Sequence[ToolCall]) -> str:
     """Return calls as a model writes them."""
     written = [_WrittenCall(call.tool_name, call.arguments) for call in calls]
-    return f"{OPENING}{encode(written).decode()}{CLOSING}"
+    # A model may have copied them from what a tool answered.
+    return f"{OPENING}{json_without_control_tokens(encode(written).decode())}{CLOSING}"
 
 
 def read_calls(text: str) -> list[ToolCall]:

@@ -74,7 +74,11 @@ def _inference(setting: Setting) -> Mapping[str, Start]:
                 running.running(spec.name, engine),
             ):
                 actor = InferenceActor(
-                    engine, name=spec.name, aliases=spec.aliases, waiting=spec.waiting
+                    engine,
+                    name=spec.name,
+                    aliases=spec.aliases,
+                    waiting=spec.waiting,
+                    attachments=setting.config.attachments,
                 )
                 await serve(setting.bus, actor, drain=setting.drain, task_status=task_status)
 
@@ -90,6 +94,7 @@ def _inference(setting: Setting) -> Mapping[str, Start]:
             config.served_models,
             config.serving,
             running,
+            attachments=config.attachments,
             drain=setting.drain,
         )
         # Adapters are served by the engines of these.

@@ -1,36 +1,22 @@
-"""Content with attachments as the plain text that a language model reads."""
+"""Content with attachments as what a language model reads: text, and images where it takes them."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import codecs
-import re
-from collections.abc import Mapping
-from urllib.parse import unquote_to_bytes
-
 from ...schemas import Attachment, Content, InvalidRequest, Unsupported
+from ..documents import HTML, decoded, is_text, markdown, media_type
+from ..engines.engine import Image
+from ..untrusted import without_control_tokens
+from .data_urls import data_url, parameters_of, size_of
+from .images import image_url, is_image
 
-_TEXT_TYPES = frozenset(
-    f"application/{name}"
-    for name in ("json", "xml", "yaml", "x-yaml", "toml", "javascript", "sql", "x-ndjson", "jsonl")
-)
-# What text is written in. Not every codec of Python: some, such as punycode, take time that grows with the square.
-_CHARSETS = frozenset(
-    codecs.lookup(name).name
-    for name in (
-        *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "us-ascii"),
-        *(f"iso8859-{part}" for part in range(1, 17) if part != 12),
-        *(f"cp{page}" for page in range(1250, 1259)),
-        *("koi8-r", "koi8-u", "gb18030", "gbk", "big5", "shift_jis", "euc_jp", "euc_kr"),
-    )
-)
-
-_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+MAX_TYPE = 100
+"""Characters of a media type that are told."""
 
 
 def text_of(content: Content, *, model: str, where: str) -> str:
     """Return content as text; the text of attachments stands in it under a line that names its type.
+
+    Pages become Markdown. What looks like a control token in an attachment is written such that it is none.
 
     Args:
         content: what a client sent.
@@ -41,14 +27,32 @@ def text_of(content: Content, *, model: str, where: str) -> str:
         Unsupported: an attachment is not text, or lies at an address that would have to be fetched.
         InvalidRequest: a ``data:`` URL is malformed.
     """
+    return text_and_images(content, model=model, where=where, images=False)[0]
+
+
+def text_and_images(
+    content: Content, *, model: str, where: str, images: bool
+) -> tuple[str, list[Image]]:
+    """Return content as text, and the images in it, for a model that takes them; see `text_of`.
+
+    Raises:
+        TooLarge: an image is over the limit.
+        Unsupported, InvalidRequest: as `text_of`.
+    """
     if isinstance(content, str):
-        return content
-    if isinstance(content, Attachment):
-        return _attached(content, model, where)
-    return "\n".join(
-        part if isinstance(part, str) else _attached(part, model, f"{where}[{number}]")
-        for number, part in enumerate(content)
-    )
+        return content, []
+    pieces, length = list[str](), 0
+    found = list[Image]()
+    whole = isinstance(content, Attachment)
+    for number, part in enumerate([content] if isinstance(content, Attachment) else content):
+        place = where if whole else f"{where}[{number}]"
+        if isinstance(part, Attachment) and images and is_image(part.mime_type):
+            found.append(Image(image_url(part, place), length))
+            continue
+        piece = part if isinstance(part, str) else _attached(part, model, place)
+        length += len(piece) + (1 if pieces else 0)
+        pieces.append(piece)
+    return "\n".join(pieces), found
 
 
 def readable(content: Content) -> str:
@@ -57,81 +61,60 @@ def readable(content: Content) -> str:
     return "\n".join(part if isinstance(part, str) else _readable(part) for part in parts)
 
 
+def answer_text(content: Content) -> str:
+    """Return what a tool answered as text. What of it is no text is named: a picture must not fail the turn of who wanted it.
+
+    It is not fit for a prompt before it is written as `untrusted` does.
+    """
+    parts = content if isinstance(content, list) else [content]
+    return "\n".join(part if isinstance(part, str) else _answered(part) for part in parts)
+
+
 def _readable(attachment: Attachment) -> str:
     try:
         return _attached(attachment, "", "content")
     except (Unsupported, InvalidRequest):
-        return f"[attachment of type {attachment.mime_type}]"
+        return f"[attachment of type {attachment.mime_type[:MAX_TYPE]}]"
+
+
+def _answered(attachment: Attachment) -> str:
+    try:
+        return _framed(attachment, _text(attachment, "", "content"))
+    except (Unsupported, InvalidRequest):
+        size = f", {_size(attachment.url)}" if attachment.url.startswith("data:") else ""
+        essence = media_type(attachment.mime_type)[0][:MAX_TYPE]
+        return f"[attachment of type {essence}{size}: shown to the user, not to you]"
+
+
+def _size(url: str) -> str:
+    size = size_of(url)
+    return f"{size} bytes" if size < 1024 else f"{round(size / 1024)} KiB"
 
 
 def _attached(attachment: Attachment, model: str, where: str) -> str:
-    mime_type, parameters = _media_type(attachment.mime_type)
-    if not _is_text(mime_type):
+    return _framed(attachment, without_control_tokens(_text(attachment, model, where)))
+
+
+def _framed(attachment: Attachment, text: str) -> str:
+    essence = media_type(attachment.mime_type)[0]
+    return f"[attachment of type {essence}]\n{text}\n[end of attachment]"
+
+
+def _text(attachment: Attachment, model: str, where: str) -> str:
+    essence, parameters = media_type(attachment.mime_type)
+    if not is_text(essence):
         raise Unsupported(
-            f"{where}: the model {model} reads text only, no attachment of type {mime_type}"
+            f"{where}: the model {model} reads text only here, no attachment of type {essence[:MAX_TYPE]}"
         )
-    scheme, _, rest = attachment.url.partition(":")
+    scheme = attachment.url.partition(":")[0]
     if scheme != "data":
         raise Unsupported(
-            f"{where}: attachments at {scheme}: addresses are not fetched; send the content as a data: URL"
+            f"{where}: attachments at {scheme}: addresses are not fetched here; send the content as a data: URL"
         )
-    header = rest.partition(",")[0]
-    _, own_parameters = _media_type(header.removesuffix(";base64"))
-    charset = own_parameters.get("charset") or parameters.get("charset") or "utf-8"
-    text = _decoded(data_url(attachment.url, where), charset, where)
-    return f"[attachment of type {mime_type}]\n{text}\n[end of attachment]"
-
-
-def data_url(url: str, where: str) -> bytes:
-    """Return what a ``data:`` URL holds (RFC 2397).
-
-    Raises:
-        InvalidRequest: it is malformed; ``where`` is the path of the field, for the message.
-    """
-    header, comma, data = url.removeprefix("data:").partition(",")
-    if not comma:
-        raise InvalidRequest(f"{where}: the data: URL has no comma before its data")
-    return _bytes_of(data, header.lower().endswith(";base64"), where)
-
-
-def _media_type(text: str) -> tuple[str, Mapping[str, str]]:
-    """Split ``text/plain; charset=utf-8`` into the lower-case type and its parameters (RFC 2045)."""
-    essence, *rest = text.split(";")
-    pairs = (part.partition("=") for part in rest)
-    parameters = {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
-    return essence.strip().lower(), parameters
-
-
-def _is_text(mime_type: str) -> bool:
-    return (
-        mime_type.startswith("text/")
-        or mime_type in _TEXT_TYPES
-        or mime_type.endswith(("+json", "+xml", "+yaml"))
-    )
-
-
-def _bytes_of(data: str, is_base64: bool, where: str) -> bytes:
-    """Return the bytes of a ``data:`` URL (RFC 2397)."""
-    raw = data.encode()
-    if _BROKEN_ESCAPE.search(raw):
-        raise InvalidRequest(f"{where}: the data: URL has a broken % escape")
-    plain = unquote_to_bytes(raw)
-    if not is_base64:
-        return plain
+    charset = parameters_of(attachment.url).get("charset") or parameters.get("charset")
+    data = data_url(attachment.url, where)
     try:
-        return base64.b64decode(plain, validate=True)
-    except binascii.Error as error:
-        raise InvalidRequest(f"{where}: the data: URL is not valid base64: {error}") from error
-
-
-def _decoded(data: bytes, charset: str, where: str) -> str:
-    try:
-        codec = codecs.lookup(charset[:40]).name
-    except (LookupError, ValueError):
-        codec = ""
-    if codec not in _CHARSETS:
-        raise InvalidRequest(f"{where}: the charset {charset[:40]!r} is not known")
-    try:
-        return data.decode(codec)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}: the data is not text in the charset {codec}") from error
+        text = decoded(data, charset)
+        return markdown(text) if essence in HTML else text
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}: {error.message}") from error

@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, BinaryIO, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import anyio
 import anyio.from_thread
@@ -22,13 +20,12 @@ from ...schemas import (
     Conflict,
     DeadlineExceeded,
     InvalidRequest,
-    NotFound,
     Overloaded,
-    PermissionDenied,
     TooLarge,
 )
 from ..attachments import data_url
 from ..fetching import Limits, check_url, fetching
+from ..rooted_files import RootedFiles
 from .formats import format_of
 from .settings import DatasetsConfig
 
@@ -69,7 +66,7 @@ class ContentStore:
     def __init__(self, folder: Path, config: DatasetsConfig) -> None:
         self._folder = folder
         self._config = config
-        self._roots = [Path(root).expanduser().resolve() for root in config.roots]
+        self._files = RootedFiles(config.roots, "[datasets] roots")
 
     def check(self, url: str) -> None:
         """Refuse an address that can never be read; nothing is fetched.
@@ -97,21 +94,7 @@ class ContentStore:
             NotFound: there is none.
             PermissionDenied: it is not under the configured roots.
         """
-        path = _path_of(url)
-        try:
-            path = path.resolve()
-        except (OSError, RuntimeError) as error:
-            raise InvalidRequest("the address is not that of a file") from error
-        # First this: whether a file is there is nobody's business outside of the roots.
-        if not any(path.is_relative_to(root) for root in self._roots):
-            raise PermissionDenied(
-                "the file is not under the configured roots ([datasets] roots); small files can be sent as data: URLs"
-            )
-        try:
-            path.stat()
-        except OSError as error:
-            raise NotFound(f"the file cannot be read: {error.strerror}") from error
-        return path
+        return self._files.resolve(url)
 
     async def fetch(self, url: str) -> Content:
         """Copy a content to where it does not change; what is there already is not copied again.
@@ -179,7 +162,7 @@ class ContentStore:
 
     def _look_at(self, url: str) -> tuple[Content, tuple[int, ...]]:
         digest, size = hashlib.sha256(), 0
-        with self._open_file(url) as source:
+        with self._files.open(url, self._config.max_bytes) as source:
             state = _state(os.fstat(source.fileno()))
             for block in _blocks(source):
                 digest.update(block)
@@ -190,29 +173,9 @@ class ContentStore:
         return Content(path, f"sha256:{digest.hexdigest()}", size, format_of(url)), state
 
     def _copy_file(self, url: str, copy: _Copy) -> None:
-        with self._open_file(url) as source:
+        with self._files.open(url, self._config.max_bytes) as source:
             for block in _blocks(source):
                 copy.write(block)
-
-    @contextmanager
-    def _open_file(self, url: str) -> Iterator[BinaryIO]:
-        path = self.resolve_file(url)
-        try:
-            # Neither a link that was put in its place since, nor a pipe, which would be waited for.
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            source = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - a descriptor
-        except OSError as error:
-            raise InvalidRequest(f"the file cannot be read: {error.strerror}") from error
-        with source:
-            found = os.fstat(source.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise InvalidRequest("the address is not that of a file")
-            if found.st_size > self._config.max_bytes:
-                raise TooLarge(_too_large(self._config.max_bytes))
-            # Nor a folder above it that is now a link to elsewhere.
-            if not os.path.samestat(found, self.resolve_file(url).stat()):
-                raise PermissionDenied("the file was replaced while it was opened")
-            yield source
 
     async def _download(self, url: str, copy: _Copy) -> str:
         """Write what a server sends, and return its format."""
@@ -287,24 +250,3 @@ def _state(found: os.stat_result) -> tuple[int, ...]:
 
 def _too_large(limit: int) -> str:
     return f"the content has more than {limit} bytes, the limit"
-
-
-def _path_of(url: str) -> Path:
-    """Return the path that a ``file://`` address names.
-
-    Raises:
-        InvalidRequest: it names none.
-    """
-    wrong = (
-        "the address is not that of a file on this host: file:///PATH, with ? and # as %3F and %23"
-    )
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise InvalidRequest(wrong) from error
-    path = Path(unquote(parts.path))
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or "?" in url or "#" in url:
-        raise InvalidRequest(wrong)
-    if not path.is_absolute() or "\0" in str(path):
-        raise InvalidRequest(wrong)
-    return path

@@ -17,8 +17,21 @@ TOP_LOGPROBS = 5
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """An image in a message.
+
+    Attributes:
+        url: a ``data:`` URL with an image of a type that `images` knows.
+        place: how many characters of the message's text stand before it.
+    """
+
+    url: str
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
 class ToolAnswer:
-    """What a tool answered, as text."""
+    """What a tool answered, as text that is marked as untrusted."""
 
     tool_name: str
     text: str
@@ -29,12 +42,14 @@ class ChatMessage:
     """A message as chat templates take it: plain text, roles ``system``, ``user``, ``assistant`` or ``tool``.
 
     Calls and their answers stand beside the text for engines with the capability ``tools`` only; for others they are part of it.
+    Images are there for engines with the capability ``images`` only.
     """
 
     role: str
     text: str
     tool_calls: Sequence[ToolCall] = ()
     tool_answers: Sequence[ToolAnswer] = ()
+    images: Sequence[Image] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class OpenAISettings(Wire, frozen=True):
         tools: whether the server takes ``tools``; else they stand in the system message, in a format of ours.
         json_schema: whether it takes ``response_format`` with a JSON schema.
         logprobs: whether it gives log probabilities.
+        images: whether its model takes images.
         continuation: how it goes on with a partial answer: ``none``, it cannot; ``vllm``, when it is told to by vLLM's request
             fields; ``trailing``, whenever the dialog ends in the assistant's message, as llama.cpp's server does.
         extra: further fields of each request, for example ``{min_p = 0}`` where the server has defaults of its own; what
@@ -69,6 +70,7 @@ class OpenAISettings(Wire, frozen=True):
     tools: bool = True
     json_schema: bool = True
     logprobs: bool = True
+    images: bool = False
     continuation: Literal["none", "vllm", "trailing"] = "none"
     extra: dict[str, Any] = {}
     connect_seconds: Seconds = 10.0

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from ..attachments.settings import AttachmentsConfig
 from ..files import locate
-from ..inference import InferenceActor
+from ..inference import ATTACHMENTS, InferenceActor
 from ..registry import ModelSpec, build_trained
 from .adapter import must_merge
 from .bases import Digests
@@ -26,13 +27,15 @@ class OnLlamaCpp:
 
     Args:
         digests: of the bases' files.
+        attachments: what those of a request may cost, and from where they may come.
     """
 
     suffix = ".gguf"
     reads = CONVERTED
 
-    def __init__(self, digests: Digests) -> None:
+    def __init__(self, digests: Digests, attachments: AttachmentsConfig = ATTACHMENTS) -> None:
         self._digests = digests
+        self._attachments = attachments
 
     async def base(self, spec: ModelSpec) -> tuple[Path, str]:
         """Return a model's file and its digest."""
@@ -49,7 +52,7 @@ class OnLlamaCpp:
 
     def loading(self, spec: ModelSpec, made: Path, name: str, version: Version) -> Loading:
         """Return what loads a version."""
-        return partial(_loaded, spec, made, name, version.served == "adapter")
+        return partial(_loaded, spec, made, name, version.served == "adapter", self._attachments)
 
 
 def _conversion(source: Source) -> Conversion:
@@ -59,7 +62,9 @@ def _conversion(source: Source) -> Conversion:
 
 
 @asynccontextmanager
-async def _loaded(spec: ModelSpec, file: Path, name: str, adapter: bool) -> AsyncGenerator[ActorOf]:
+async def _loaded(
+    spec: ModelSpec, file: Path, name: str, adapter: bool, attachments: AttachmentsConfig
+) -> AsyncGenerator[ActorOf]:
     async with build_trained(spec, file, adapter=adapter) as engine:
         yield lambda version: InferenceActor(
             engine,
@@ -67,4 +72,5 @@ async def _loaded(spec: ModelSpec, file: Path, name: str, adapter: bool) -> Asyn
             base=version.base,
             version=version.version,
             waiting=spec.waiting,
+            attachments=attachments,
         )

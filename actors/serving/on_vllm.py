@@ -12,10 +12,11 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from ...schemas import EngineDead, EngineError, InvalidRequest, Unavailable
+from ..attachments.settings import AttachmentsConfig
 from ..engines.engine import InferenceEngine
 from ..engines.settings import VllmSettings
 from ..engines.vllm.engine import VllmAdapter, VllmEngine
-from ..inference import InferenceActor
+from ..inference import ATTACHMENTS, InferenceActor
 from ..registry import ModelSpec
 from .adapter import must_merge, read_config
 from .bases import Digests
@@ -38,13 +39,21 @@ class OnVllm:
         digests: of the bases' files.
         engines: the bases' engines in this worker.
         build: makes an engine of what was merged.
+        attachments: what those of a request may cost, and from where they may come.
     """
 
     suffix = ""
     reads = (".safetensors", *DATA)
 
-    def __init__(self, digests: Digests, engines: RunningEngines, build: Build) -> None:
+    def __init__(
+        self,
+        digests: Digests,
+        engines: RunningEngines,
+        build: Build,
+        attachments: AttachmentsConfig = ATTACHMENTS,
+    ) -> None:
         self._digests = digests
+        self._attachments = attachments
         self._engines = engines
         self._build = build
 
@@ -94,7 +103,7 @@ class OnVllm:
     @asynccontextmanager
     async def _adapter(self, spec: ModelSpec, folder: Path, name: str) -> AsyncGenerator[ActorOf]:
         async with self._applied(spec, folder, name) as engine:
-            yield partial(_actor, engine, name, spec.waiting)
+            yield partial(_actor, engine, name, spec.waiting, self._attachments)
 
     @asynccontextmanager
     async def _applied(
@@ -118,7 +127,7 @@ class OnVllm:
         settings = replace(_settings(spec), adapters=0)
         own = replace(spec, source=str(folder), vllm=settings)
         async with self._build(own) as engine, watched(engine):
-            yield partial(_actor, engine, name, spec.waiting)
+            yield partial(_actor, engine, name, spec.waiting, self._attachments)
 
 
 def _settings(spec: ModelSpec) -> VllmSettings:
@@ -134,5 +143,18 @@ def _conversion(settings: VllmSettings, source: Source) -> Conversion:
     return "merge" if must_merge(source.folder, whole=True) else "adapter"
 
 
-def _actor(engine: InferenceEngine, name: str, waiting: int, version: Version) -> InferenceActor:
-    return InferenceActor(engine, name, base=version.base, version=version.version, waiting=waiting)
+def _actor(
+    engine: InferenceEngine,
+    name: str,
+    waiting: int,
+    attachments: AttachmentsConfig,
+    version: Version,
+) -> InferenceActor:
+    return InferenceActor(
+        engine,
+        name,
+        base=version.base,
+        version=version.version,
+        waiting=waiting,
+        attachments=attachments,
+    )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ...bus.bus import Bus
 from ...bus.service import Drain
+from ..attachments.settings import AttachmentsConfig
+from ..inference import ATTACHMENTS
 from ..registry import ModelSpec, build_engine
 from .actor import ModelRegistryActor
 from .bases import Bases, Digests
@@ -30,6 +32,7 @@ async def open_serving(
     running: RunningEngines,
     *,
     build: Build = build_engine,
+    attachments: AttachmentsConfig = ATTACHMENTS,
     drain: Drain | None = None,
 ) -> tuple[ModelRegistryActor, ModelHost]:
     """Return the registry's actor, and the host that serves its models; both are to be run.
@@ -41,13 +44,14 @@ async def open_serving(
         config: the limits.
         running: the engines of those models, in this worker.
         build: makes engines of what was merged.
+        attachments: what those of a request to a registered model may cost, and from where they may come.
         drain: how long running calls may go on when the worker ends.
     """
     records = await open_records(bus)
     digests = Digests()
     engines: dict[str, OnEngine] = {
-        "llama_cpp": OnLlamaCpp(digests),
-        "vllm": OnVllm(digests, running, build),
+        "llama_cpp": OnLlamaCpp(digests, attachments),
+        "vllm": OnVllm(digests, running, build, attachments),
     }
     bases = Bases(models, engines)
     cache = ModelCache(data_dir / "models", config.convert_seconds)

@@ -15,6 +15,7 @@ from ayllu.actors.engines.engine import Capability, Delta, ToolAnswer
 from ayllu.actors.engines.scripted import ScriptedEngine, Step, script_from, script_of
 from ayllu.actors.inference import InferenceActor
 from ayllu.actors.tool_calls import render_calls
+from ayllu.actors.untrusted import NOTE, untrusted
 from ayllu.bus.bus import local_bus
 from ayllu.bus.client import client
 from ayllu.bus.service import serve
@@ -218,9 +219,9 @@ async def test_an_engine_that_knows_tools_gets_them_as_they_are() -> None:
         assert whole.content == "I look. <tool_call>"
         assert whole.tool_calls == [CALL, CALL]
         prompt, _ = engine.prompts[-1]
-        assert [message.text for message in prompt.messages] == ["Weather?", "So.", ""]
-        assert prompt.messages[1].tool_calls == [CALL]
-        assert prompt.messages[2].tool_answers == [ToolAnswer("get_weather", "sunny")]
+        assert [message.text for message in prompt.messages] == [NOTE, "Weather?", "So.", ""]
+        assert prompt.messages[2].tool_calls == [CALL]
+        assert prompt.messages[3].tool_answers == [ToolAnswer("get_weather", untrusted("sunny"))]
         assert (prompt.tools, prompt.tool_choice) == ([TOOL], None)
 
         forced = msgspec.structs.replace(request, tool_choice="required")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ayllu.actors.engines.engine import ChatMessage
 from ayllu.actors.prompts import (
     chat_prompt,
     completion_prompt,
@@ -13,6 +14,7 @@ from ayllu.actors.prompts import (
     parameters_schema,
 )
 from ayllu.actors.tool_calls import OPENING, render_calls
+from ayllu.actors.untrusted import NOTE
 from ayllu.schemas import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -79,9 +81,11 @@ def test_earlier_calls_and_their_answers_are_shown_in_the_same_format() -> None:
     response = ToolResponse(tool_name="get_weather", content="sunny")
     answered = Message(role=Role.tool, content="", tool_responses=[response])
     made = chat_prompt(request(USER, called, answered)).messages
-    assert made[1].text == render_calls([call])
-    assert made[2].role == "tool"
-    assert made[2].text == '<tool_response>{"name":"get_weather","content":"sunny"}</tool_response>'
+    assert made[0] == ChatMessage("system", NOTE)
+    assert made[2].text == render_calls([call])
+    assert made[3].role == "tool"
+    written = '{"name":"get_weather","untrusted_output":"sunny"}'
+    assert made[3].text == f"<tool_response>{written}</tool_response>"
 
 
 @pytest.mark.requirement("assistant-prefix")

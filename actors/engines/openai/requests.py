@@ -29,6 +29,7 @@ def capabilities_of(settings: OpenAISettings) -> frozenset[Capability]:
         "logprobs": settings.logprobs,
         "tools": settings.tools,
         "continuation": settings.continuation != "none",
+        "images": settings.images,
     }
     return frozenset(capability for capability, has in can.items() if has)
 
@@ -56,6 +57,7 @@ def request_of(
         "tools": bool(prompt.tools),
         "json_schema": generation.json_schema is not None and not forced,
         "continuation": prompt.continues,
+        "images": any(message.images for message in prompt.messages),
     }
     for capability, is_wanted in wanted.items():
         if is_wanted and capability not in can:
@@ -152,9 +154,28 @@ def _messages(prompt: Prompt, *, native: bool) -> list[dict[str, Any]]:
         return _Dialog(dialog).messages
     # Without native tools their answers are texts, and a message of a tool would have to name its call.
     return [
-        {"role": "user" if message.role == "tool" else message.role, "content": message.text}
+        {"role": "user" if message.role == "tool" else message.role, "content": _content(message)}
         for message in dialog
     ]
+
+
+def _content(message: ChatMessage) -> str | list[dict[str, Any]]:
+    """Return a message's text, or its parts in order where there are images among it."""
+    if not message.images:
+        return message.text
+    parts: list[dict[str, Any]] = []
+    start = 0
+    for image in message.images:
+        parts += _text_part(message.text[start : image.place])
+        parts.append({"type": "image_url", "image_url": {"url": image.url}})
+        start = image.place
+    return parts + _text_part(message.text[start:])
+
+
+def _text_part(text: str) -> list[dict[str, Any]]:
+    # A line end between text and image is the one that joins the parts of a content.
+    text = text.removeprefix("\n")
+    return [{"type": "text", "text": text}] if text else []
 
 
 class _Dialog:
@@ -171,7 +192,7 @@ class _Dialog:
             elif message.tool_answers or message.role == "tool":
                 self._add_answers(number, message)
             else:
-                self.messages.append({"role": message.role, "content": message.text})
+                self.messages.append({"role": message.role, "content": _content(message)})
 
     def _add_calls(self, number: int, message: ChatMessage) -> None:
         self._open = [
@@ -197,8 +218,8 @@ class _Dialog:
         if message.text and message.role == "tool":
             id_ = self._answered("") or call_id(number, len(message.tool_answers))
             self.messages.append({"role": "tool", "tool_call_id": id_, "content": message.text})
-        elif message.text:
-            self.messages.append({"role": message.role, "content": message.text})
+        elif message.text or message.images:
+            self.messages.append({"role": message.role, "content": _content(message)})
 
     def _answered(self, tool: str) -> str | None:
         """Return the id of the first open call of a tool, or else of any."""

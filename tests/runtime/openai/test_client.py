@@ -76,7 +76,7 @@ async def running(nats_url: str, **options: Any) -> AsyncIterator[tuple[Gateway,
         key: [anyio.Event() if isinstance(step, anyio.Event) else step for step in steps]
         for key, steps in ANSWERS.items()
     }
-    async with ScriptedEngine(script_of(answers), context=64) as engine:
+    async with ScriptedEngine(script_of(answers), context=96) as engine:
         actor = InferenceActor(engine, name=MODEL, aliases=["openai-alias"])
         embedder = EmbeddingActor(HashEmbedder("openai-vectors", 4))
         async with running_openai(nats_url, actor, embedder, **options) as gateway:
@@ -281,7 +281,7 @@ async def test_models(nats_url: str) -> None:
         assert (one.created, one.owned_by) == (0, "ayllu")
         assert (await gateway.client.models.retrieve("openai-alias")).id == MODEL
         assert one.model_extra is not None
-        assert one.model_extra["ayllu"]["context"] == 64
+        assert one.model_extra["ayllu"]["context"] == 96
 
 
 @pytest.mark.requirement("openai-errors", "retry-after")
@@ -298,7 +298,7 @@ async def test_each_error_raises_its_class(nats_url: str) -> None:
 
         error = await caught("hi", openai.BadRequestError, n=2)
         assert (error.param, error.type) == ("n", "invalid_request_error")
-        error = await caught("word " * 80, openai.BadRequestError)
+        error = await caught("word " * 120, openai.BadRequestError)
         assert error.code == "context_length_exceeded"
         image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
         shown: Any = [{"role": "user", "content": [image]}]
