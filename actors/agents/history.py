@@ -20,6 +20,7 @@ from ...schemas import (
     Role,
     encode,
 )
+from ..untrusted import json_without_markup
 from .records import AgentRecord
 from .turn import Turn
 
@@ -107,7 +108,9 @@ def system_text(turn: Turn) -> str:
     documents = turn.found
     if documents:
         found = "\n".join(
-            encode({"document": one.uuid, "text": one.content.decode(errors="replace")}).decode()
+            json_without_markup(
+                {"document": one.uuid, "text": one.content.decode(errors="replace")}
+            )
             for one in documents
         )
         parts.append(
