@@ -1,4 +1,4 @@
-"""What turns cost that were accepted and wait for their agents: the executor's memory and processor."""
+"""What turns cost that wait, for their busy agents or for people: the executor's memory and processor."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import msgspec
 
-from ayllu.actors.agents.actor import AgenticSystemActor
+from ayllu.actors.agents.actor import AgenticSystemActor, AgentTurnsActor
 from ayllu.actors.agents.records import Execute
 from ayllu.actors.agents.register import Register, open_register
 from ayllu.bus.bus import connect as connect_bus
 from ayllu.bus.service import serve
-from ayllu.schemas import Message, Role
+from ayllu.schemas import Message, Role, encode
 
 from .child import Child, helper, running
 from .idle import resident_kib
@@ -26,6 +27,8 @@ TOOL_SECONDS = 120.0
 WATCHED_SECONDS = 10.0
 EXECUTOR_SLOTS = 16
 BEGIN_SECONDS = 30.0
+SETTLE_SECONDS = 3.0
+"""Until an executor has let go of an agent that has nothing to do."""
 
 
 class CountingSleeper(SleeperActor):
@@ -65,12 +68,36 @@ async def measure_waiting(place: Place, turns: int = 1000, *, tiny: bool = False
             await _accept(register, names[waiting % len(names)], f"waiting {waiting}", "Wait.")
         accepted = turns / (time.perf_counter() - begun)
         after = await _watch(executor, watched)
+        await _ask_people(register, turns)
+        asked = await _watch(executor, watched)
     return {
         "turns": turns,
         "accepted_per_second": accepted,
         "none": before,
         "waiting": after,
+        "asked": asked,
     }
+
+
+async def _ask_people(register: Register, turns: int) -> None:
+    """Let agents take turns, one each, whose calls wait for approval; return when all do."""
+    agents, people = AgenticSystemActor(register), AgentTurnsActor(register)
+    request = sleepy_agent("asking")
+    request = msgspec.structs.replace(request, require_approval=request.executable_tools)
+    await agents.create(request)
+    record = await register.record("asking")
+    for one in range(turns):
+        # As `create` does, but without the half second in which it looks for tools.
+        name = f"asking {one}"
+        config = msgspec.structs.replace(request, uuid=name)
+        payload = encode(msgspec.structs.replace(record, config=config))
+        await register.agents.create(name, payload)
+        await _accept(register, name, "asks", sleep_call(TOOL_SECONDS))
+    with anyio.fail_after(BEGIN_SECONDS + turns / 10):
+        while True:
+            await anyio.sleep(SETTLE_SECONDS)
+            if len([one async for one in people.approvals()]) == turns:
+                return
 
 
 async def _accept(register: Register, agent: str, turn: str, text: str) -> None:
@@ -99,7 +126,8 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             )
             for waiting, found in (
                 ("none that waits", result["none"]),
-                (f"{result['turns']} that wait", result["waiting"]),
+                (f"{result['turns']} that wait for these", result["waiting"]),
+                ("as many more that wait for people", result["asked"]),
             )
         ),
         ("turns accepted a second, one after the other", number(result["accepted_per_second"])),

@@ -81,6 +81,7 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
     assert_spread(results["executors"]["ratio"], 1)
     assert results["waiting"]["turns"] == 16
     assert results["waiting"]["waiting"]["resident_mib"] > 10
+    assert results["waiting"]["asked"]["resident_mib"] > 10
     assert_spread(results["model"]["ratio"], 1)
     for chats in ("1", "2"):
         assert_spread(results["llama-server"][chats]["ratio"], 1)
