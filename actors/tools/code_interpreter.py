@@ -151,6 +151,11 @@ class _Session:
         return cls(request.arguments["code"], keeps, earlier, secrets.token_hex(16))
 
     @property
+    def note(self) -> str:
+        """The file in which the runner says what files it had found."""
+        return cell_runner.KEPT_PREFIX + self.mark
+
+    @property
     def input(self) -> bytes:
         """What the runner is told."""
         # The same in each call of a session, and not the same in all sessions.
@@ -177,31 +182,31 @@ def _answer(session: _Session, outcome: Outcome) -> Content:
     stderr = outcome.stderr.rstrip("\n")
     if session.keeps and not came_to_end:
         raise _lost(outcome, bool(began), stdout, stderr)
-    text = stdout
+    lines = [stdout] if stdout else []
     if stderr:
-        text += f"\n[stderr]\n{stderr}"
-    if not stdout and not stderr:
-        text = "[nothing was printed]"
+        lines.append(f"[stderr]\n{stderr}")
     files = _new_files(session, outcome)
     returned = dict(list(files.items())[:MAX_FILES])
-    text += f"\n[{_end(outcome)}]"
     attachments = [_attachment(name, content) for name, content in returned.items()]
+    lines = lines or ["[nothing was printed]"]
+    lines.append(f"[{_end(outcome)}]")
     if returned:
         told = (
             f"{_short(name)} ({one.mime_type}, {len(content)} bytes)"
             for (name, content), one in zip(returned.items(), attachments, strict=True)
         )
-        text += f"\n[files: {', '.join(told)}]"
-    left_out = [name for name in files if name not in returned] + list(outcome.left_out)
-    count = len(files) - len(returned) + outcome.left_out_count
+        lines.append(f"[files: {', '.join(told)}]")
+    left_out = [name for name in files if name not in returned]
+    count = len(left_out) + outcome.left_out_count - (session.note in outcome.left_out)
+    left_out += [name for name in outcome.left_out if name != session.note]
     if count:
         names = ", ".join(map(_short, left_out[:MAX_FILES]))
         more = ", ..." if count > MAX_FILES else ""
-        text += (
-            f"\n[{count} of the files that it left are not returned, because they are too many, too large, or no plain files: "
+        lines.append(
+            f"[{count} of the files that it left are not returned, because they are too many, too large, or no plain files: "
             f"{names}{more}]"
         )
-    text = text.lstrip("\n")
+    text = "\n".join(lines)
     return [text, *attachments] if attachments else text
 
 
@@ -230,7 +235,7 @@ def _lost(outcome: Outcome, began: bool, stdout: str, stderr: str) -> AylluError
 def _new_files(session: _Session, outcome: Outcome) -> dict[str, bytes]:
     """Return the files that the last cell wrote or changed, in the order of their names."""
     files = dict(sorted(outcome.files.items()))
-    told = files.pop(cell_runner.KEPT_PREFIX + session.mark, b"{}")
+    told = files.pop(session.note, b"{}")
     try:
         known = json.loads(told)
         kept = {path: digest for path, digest in known.items() if isinstance(digest, str)}
@@ -253,9 +258,10 @@ def _attachment(name: str, content: bytes) -> Attachment:
 
 def _is_text(content: bytes) -> bool:
     try:
-        return content.decode().isprintable() or b"\0" not in content
+        content.decode()
     except UnicodeDecodeError:
         return False
+    return b"\0" not in content
 
 
 def _short(name: str) -> str:

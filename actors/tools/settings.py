@@ -12,7 +12,6 @@ from ...schemas import BuiltinTool, InvalidRequest, Wire
 Seconds = Annotated[float, Meta(gt=0, le=600)]
 AtOnce = Annotated[int, Meta(ge=1, le=256)]
 Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-NAME_PATTERN = r"^[^\x00-\x1f]{1,200}$"
 
 
 class CodeInterpreterSettings(Wire, frozen=True):
@@ -68,7 +67,7 @@ class ImageGenSettings(Wire, frozen=True):
     """
 
     url: str
-    model: Annotated[str, Meta(pattern=NAME_PATTERN)]
+    model: Annotated[str, Meta(min_length=1, max_length=200)]
     key_env: Variable | None = None
     size: Annotated[str, Meta(max_length=40)] = "1024x1024"
     seconds: Seconds = 180.0
