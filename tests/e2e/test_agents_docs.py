@@ -35,7 +35,7 @@ def test_the_examples_in_their_order(up: Up, tmp_path: Path) -> None:
     for kind, text in BLOCKS:
         source = text.replace(GATEWAY, up.url)
         if kind == "sh":
-            source = re.sub(r"ayllu (agents|turns|chat)", rf"ayllu \1 --url {up.url}", source)
+            source = re.sub(r"ayllu (agents|turns|chat|approvals)", rf"ayllu \1 --url {up.url}", source)
         elif kind != "python":
             continue
         said.append(run_block(kind, source, tmp_path, environment))
@@ -44,6 +44,9 @@ def test_the_examples_in_their_order(up: Up, tmp_path: Path) -> None:
     assert "completed, 1 steps" in said[1]
     assert '"status":"completed"' in said[2]
     # What follows after 1.2 has what was told after it, once more.
+    asks, ran = next(text for text in said if text.startswith("wants")).splitlines()
+    assert asks.startswith("wants {'expression'")
+    assert "391" in ran
     assert [said[3].count(f"id: 1.{index}\n") for index in range(4)] == [1, 1, 1, 2]
 
 
