@@ -162,56 +162,14 @@ def _xor_hint(_left: Any, _right: Any) -> Any:
     raise InvalidRequest("`^` is no power here: write ** (or xor(a, b) if that is meant)")
 
 
+_OF_MATH = (
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "copysign", "cos", "cosh", "degrees",
+    "erf", "erfc", "exp", "exp2", "expm1", "fabs", "floor", "fmod", "gamma", "isfinite", "isinf", "isnan", "isqrt",
+    "ldexp", "lgamma", "log", "log10", "log1p", "log2", "radians", "remainder", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
+)  # fmt: skip
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    **{
-        name: _on_numbers(getattr(math, name))
-        for name in (
-            *(
-                "acos",
-                "acosh",
-                "asin",
-                "asinh",
-                "atan",
-                "atan2",
-                "atanh",
-                "cbrt",
-                "ceil",
-                "copysign",
-                "cos",
-                "cosh",
-            ),
-            *(
-                "degrees",
-                "erf",
-                "erfc",
-                "exp",
-                "exp2",
-                "expm1",
-                "fabs",
-                "floor",
-                "fmod",
-                "gamma",
-                "isfinite",
-            ),
-            *(
-                "isinf",
-                "isnan",
-                "isqrt",
-                "ldexp",
-                "lgamma",
-                "log",
-                "log10",
-                "log1p",
-                "log2",
-                "radians",
-                "remainder",
-            ),
-            *("sin", "sinh", "sqrt", "tan", "tanh", "trunc"),
-        )
-    },
-    **{
-        name: _of_several(function) for name, function in (("min", min), ("max", max), ("sum", sum))
-    },
+    **{name: _on_numbers(getattr(math, name)) for name in _OF_MATH},
     "abs": _on_numbers(abs),
     "bool": _on_numbers(bool),
     "comb": _combinations,
@@ -222,12 +180,15 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "hypot": _of_several(lambda values: math.hypot(*values)),
     "int": _on_numbers(int),
     "lcm": _of_several(_least_common_multiple),
+    "max": _of_several(max),
     "mean": _of_several(_mean),
     "median": _of_several(_median),
+    "min": _of_several(min),
     "perm": _permutations,
     "pow": power,
     "prod": _of_several(lambda values: reduce(_times, values, 1)),
     "round": _rounded,
+    "sum": _of_several(sum),
     "xor": lambda left, right: _whole(left) ^ _whole(right),
 }
 """What can be called."""

@@ -16,6 +16,9 @@ from .code_interpreter import CodeInterpreter
 from .image_gen import ImageGen
 from .math import Math
 from .settings import (
+    IMAGE_SECONDS,
+    SEARCH_SECONDS,
+    SPARE_SECONDS,
     CodeInterpreterSettings,
     ImageGenSettings,
     ToolsConfig,
@@ -77,38 +80,40 @@ async def _code_interpreter(settings: CodeInterpreterSettings) -> Tool | None:
 
 async def _web_search(settings: WebSearchSettings | None, stack: AsyncExitStack) -> Tool:
     if settings is None:
-        return Unconfigured(WebSearch, f"{_WRITE}\n{_SEARCH}")
+        return Unconfigured(WebSearch, SEARCH_SECONDS, f"{_WRITE}\n{_SEARCH}")
     try:
         tool = WebSearch(settings, _key(settings.key_env))
     except InvalidRequest as error:
-        return _without_key(WebSearch, error)
+        return _without_key(WebSearch, settings.seconds, error)
     return await stack.enter_async_context(tool)
 
 
 async def _image_gen(settings: ImageGenSettings | None, stack: AsyncExitStack) -> Tool:
     if settings is None:
-        return Unconfigured(ImageGen, f"{_WRITE}\n{_IMAGES}")
+        return Unconfigured(ImageGen, IMAGE_SECONDS, f"{_WRITE}\n{_IMAGES}")
     try:
         tool = ImageGen(settings, _key(settings.key_env))
     except InvalidRequest as error:
-        return _without_key(ImageGen, error)
+        return _without_key(ImageGen, settings.seconds, error)
     return await stack.enter_async_context(tool)
 
 
 class Unconfigured:
     """A `Tool` that is known, but cannot be run: calls say why.
 
+    It says of itself what the tool says that it stands for: agents that are made now keep that, and have the tool later.
+
     Args:
-        tool: the class of the tool that it stands for.
+        tool: the class of that tool.
+        seconds: how long its server may take.
         why: what is missing.
     """
 
-    idempotent = True
-    seconds = 5.0
-    max_output = 4096
-
-    def __init__(self, tool: type[WebSearch | ImageGen], why: str) -> None:
+    def __init__(self, tool: type[WebSearch | ImageGen], seconds: float, why: str) -> None:
         self.name: str = tool.name
+        self.idempotent: bool = tool.idempotent
+        self.max_output: int = tool.max_output
+        self.seconds = seconds + SPARE_SECONDS
         self.description: str = tool.description
         self.parameters: Mapping[str, Any] = tool.parameters
         self._why = why
@@ -122,9 +127,9 @@ class Unconfigured:
         raise Unsupported(f"{request.tool_name} is not configured in this deployment: {self._why}")
 
 
-def _without_key(tool: type[WebSearch | ImageGen], error: InvalidRequest) -> Tool:
+def _without_key(tool: type[WebSearch | ImageGen], seconds: float, error: InvalidRequest) -> Tool:
     log.warning("the tool %s cannot be run: %s", tool.name, error)
-    return Unconfigured(tool, error.message)
+    return Unconfigured(tool, seconds, error.message)
 
 
 def _key(variable: str | None) -> str | None:

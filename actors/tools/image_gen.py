@@ -16,7 +16,7 @@ import msgspec
 
 from ...schemas import Attachment, Content, DeadlineExceeded, TooLarge, ToolRequest, encode
 from ..fetching import Limits, fetching
-from .settings import ImageGenSettings
+from .settings import SPARE_SECONDS, ImageGenSettings
 from .web_api import Question, WebApi
 
 MAX_PROMPT = 4000
@@ -24,8 +24,6 @@ MAX_IMAGE = 8 << 20
 """Bytes of a picture."""
 MAX_ANSWER = MAX_IMAGE * 4 // 3 + (64 << 10)
 """Bytes of the server's answer: it is base64."""
-SPARE_SECONDS = 5.0
-"""What the tool gets beyond the server's own time, so that the message about that arrives."""
 _ALWAYS_BASE64 = "gpt-image"
 """OpenAI's models of this family answer with base64 in any case, and refuse to be asked for it."""
 

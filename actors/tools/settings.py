@@ -11,6 +11,10 @@ from ...schemas import BuiltinTool, InvalidRequest, Wire
 
 Seconds = Annotated[float, Meta(gt=0, le=600)]
 AtOnce = Annotated[int, Meta(ge=1, le=256)]
+SEARCH_SECONDS = 20.0
+IMAGE_SECONDS = 180.0
+SPARE_SECONDS = 5.0
+"""What tools get beyond the time of the servers that they ask, so that the message about that arrives."""
 Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -48,7 +52,7 @@ class WebSearchSettings(Wire, frozen=True):
     url: str | None = None
     key_env: Variable | None = None
     results: Annotated[int, Meta(ge=1, le=20)] = 5
-    seconds: Seconds = 20.0
+    seconds: Seconds = SEARCH_SECONDS
     at_once: AtOnce = 8
 
 
@@ -70,7 +74,7 @@ class ImageGenSettings(Wire, frozen=True):
     model: Annotated[str, Meta(min_length=1, max_length=200)]
     key_env: Variable | None = None
     size: Annotated[str, Meta(max_length=40)] = "1024x1024"
-    seconds: Seconds = 180.0
+    seconds: Seconds = IMAGE_SECONDS
     at_once: AtOnce = 2
     private_hosts: list[str] = []
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...schemas import Content, ToolRequest
 from .search_providers import PROVIDERS, Result, read_results
-from .settings import WebSearchSettings
+from .settings import SPARE_SECONDS, WebSearchSettings
 from .web_api import WebApi
 
 log = logging.getLogger(__name__)
@@ -18,8 +18,6 @@ MAX_QUERY = 400
 """Characters; Brave takes no more."""
 MAX_ANSWER = 4 << 20
 """Bytes of an API's answer."""
-SPARE_SECONDS = 5.0
-"""What the tool gets beyond the API's own time, so that the message about that arrives."""
 
 
 class WebSearch:

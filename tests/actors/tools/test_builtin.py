@@ -12,9 +12,10 @@ import pytest
 
 from ayllu.actors.sandbox import probing
 from ayllu.actors.tools import builtin
-from ayllu.actors.tools.actor import ToolListActor
+from ayllu.actors.tools.actor import ToolListActor, offer_of
+from ayllu.actors.tools.builtin import builtin_tools
 from ayllu.actors.tools.opening import tool_starts
-from ayllu.actors.tools.settings import ToolsConfig
+from ayllu.actors.tools.settings import ImageGenSettings, ToolsConfig, WebSearchSettings
 from ayllu.bus import Bus, client, local_bus, serve
 from ayllu.runtime.config import load_config
 from ayllu.schemas import (
@@ -64,8 +65,9 @@ async def test_all_four_are_offered_and_called_over_the_bus() -> None:
             assert isinstance(answer, list)
             assert str(answer[0]).startswith("2000000\n")
     assert set(found) | {"code_interpreter"} == set(BuiltinTool)
-    # Another search does no harm; another picture costs.
-    assert found.pop("image_gen") or all(found.values())
+    # Another search does no harm; another picture costs, also for agents that were made before it was configured.
+    assert not found.pop("image_gen")
+    assert all(found.values())
 
 
 @pytest.mark.asyncio
@@ -98,6 +100,20 @@ async def test_without_a_sandbox_code_is_not_offered(
         probing.find_sandbox.cache_clear()
     assert set(found) == set(names) - {"code_interpreter"}
     assert "install the system's package bubblewrap" in caplog.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.requirement("tool-settings")
+async def test_what_is_not_configured_has_the_limits_of_what_will_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOOL_TEST_KEY", "key")
+    configured = ToolsConfig(
+        web_search=WebSearchSettings("brave", key_env="TOOL_TEST_KEY"),
+        image_gen=ImageGenSettings("http://127.0.0.1:1", "m"),
+    )
+    async with builtin_tools(ToolsConfig()) as before, builtin_tools(configured) as after:
+        assert [offer_of(tool) for tool in before] == [offer_of(tool) for tool in after]
 
 
 @pytest.mark.requirement("tool-settings")
