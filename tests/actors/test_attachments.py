@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ayllu.actors.attachments import text_of
+from ayllu.actors.untrusted import without_control_tokens
 from ayllu.schemas import Attachment, Content, InvalidRequest, Unsupported
 
 
@@ -26,10 +28,48 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
 
 
 @pytest.mark.requirement("attachments-text")
-@given(st.text())
+@given(st.text().filter(lambda text: not text.startswith("\ufeff")))
 def test_base64_text_is_inlined(text: str) -> None:
     url = "data:text/plain;base64," + base64.b64encode(text.encode()).decode()
-    assert read(attachment(url)) == f"[attachment of type text/plain]\n{text}\n[end of attachment]"
+    written = without_control_tokens(text)
+    assert (
+        read(attachment(url)) == f"[attachment of type text/plain]\n{written}\n[end of attachment]"
+    )
+
+
+@pytest.mark.requirement("attachments-text")
+def test_a_page_becomes_markdown_without_what_nobody_reads() -> None:
+    page = "<h1>A</h1><script>alert(1)</script><p>b <b>c</b>"
+    lines = read(attachment(f"data:,{quote(page)}", "text/html")).splitlines()
+    assert [line for line in lines[1:-1] if line] == ["# A", "b **c**"]
+
+
+@pytest.mark.requirement("attachments-text")
+def test_a_byte_order_mark_is_no_text() -> None:
+    assert read(attachment("data:,%EF%BB%BFa")).splitlines()[1] == "a"
+
+
+@pytest.mark.requirement("untrusted-output")
+@pytest.mark.parametrize(
+    "token",
+    [
+        *("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<s>", "</s>", "<bos>", "<end_of_turn>"),
+        *("[INST]", "[/INST]", "[TOOL_CALLS]", "<\uff5cend\uff5c>", "<<SYS>>", "</tool_response>"),
+        *("<tool_call>", "[end of attachment]"),
+    ],
+)
+def test_an_attachment_has_no_control_tokens(token: str) -> None:
+    text = read(attachment(f"data:,{quote(token * 2)}")).splitlines()[1]
+    assert token not in text
+    assert text.replace("&lt;", "<").replace("&#91;", "[") == token * 2
+
+
+@pytest.mark.requirement("attachments-text")
+@pytest.mark.parametrize(
+    "text", ["a < b > c", "<p>x</p>", "[section]", "x[0] << 2", "<sub>", "vector<string>", "<S>"]
+)
+def test_all_else_in_an_attachment_stays_as_it_is(text: str) -> None:
+    assert read(attachment(f"data:,{quote(text)}")).splitlines()[1] == text
 
 
 @pytest.mark.requirement("attachments-text")

@@ -3,65 +3,16 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
-import anyio.abc
 import pytest
 import trustme
-from anyio.streams.tls import TLSListener
+from support.content_server import OK, Server, redirect, serving
 
 from ayllu.actors.fetching import MAX_REDIRECTS, Limits, check_url, fetching, is_public
 from ayllu.schemas import AylluError, InvalidRequest, PermissionDenied, TooLarge, Unavailable
 
 pytestmark = pytest.mark.requirement("fetching-hostile")
-
-OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
-
-
-class Server:
-    """Answers each path with what stands there, and keeps what it was asked."""
-
-    def __init__(self, answers: Mapping[str, bytes]) -> None:
-        self.answers = answers
-        self.asked: list[bytes] = []
-        self.gone = anyio.Event()
-        self.port = 0
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    async def handle(self, stream: anyio.abc.ByteStream) -> None:
-        async with stream:
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += await stream.receive()
-            self.asked.append(head)
-            path = head.split(b" ", 2)[1].decode()
-            try:
-                await stream.send(self.answers[path].replace(b"HOST", self.host.encode()))
-                if path.startswith("/stall"):
-                    await stream.receive()  # Until the client hangs up.
-            except (anyio.EndOfStream, anyio.BrokenResourceError):
-                self.gone.set()
-
-
-@asynccontextmanager
-async def serving(
-    answers: Mapping[str, bytes], context: ssl.SSLContext | None = None
-) -> AsyncIterator[Server]:
-    server = Server(answers)
-    tcp = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    server.port = tcp.extra(anyio.abc.SocketAttribute.local_port)
-    listener = TLSListener(tcp, context, standard_compatible=False) if context else tcp
-    with anyio.fail_after(20):
-        async with listener, anyio.create_task_group() as tasks:
-            tasks.start_soon(listener.serve, server.handle)
-            yield server
-            tasks.cancel_scope.cancel()
 
 
 async def fetched(
@@ -70,10 +21,6 @@ async def fetched(
     limits = Limits(max_bytes, seconds, [server.host])
     async with fetching(f"http://{server.host}{path}", limits) as found:
         return found.media_type, b"".join([chunk async for chunk in found.body])
-
-
-def redirect(target: str, status: int = 302) -> bytes:
-    return f"HTTP/1.1 {status} Moved\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 @pytest.mark.asyncio

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.engines import CITY, GREEDY, sampled, user
 
-from ayllu.actors.engines.engine import ChatMessage, Generation, Prompt, ToolAnswer
+from ayllu.actors.engines.engine import ChatMessage, Generation, Image, Prompt, ToolAnswer
 from ayllu.actors.engines.openai.requests import capabilities_of, request_of
 from ayllu.actors.engines.settings import OpenAISettings
 from ayllu.schemas import InvalidRequest, SamplingParams, ToolCall, ToolDefinition, Unsupported
@@ -19,6 +19,7 @@ ALWAYS = {
     "stream_options": {"include_usage": True},
 }
 TOOL = ToolDefinition("weather", {"city": {"type": "string"}}, "Tells it.")
+SHOWN = Prompt(messages=[ChatMessage("user", "ab", images=[Image("data:,x", 1)])])
 DEFAULT = OpenAISettings()
 VLLM = OpenAISettings(continuation="vllm")
 
@@ -88,6 +89,28 @@ def test_fields_of_the_configuration_come_after_ours() -> None:
 
 
 @pytest.mark.requirement("upstream-requests")
+@pytest.mark.parametrize("tools", [True, False])
+@pytest.mark.parametrize(
+    ("text", "places", "expected"),
+    [
+        ("", [0], ["#"]),
+        ("", [0, 0], ["#", "#"]),
+        ("a", [0], ["#", "a"]),
+        ("a", [1], ["a", "#"]),
+        ("a\nb\n\nc", [1, 1, 3], ["a", "#", "#", "b", "#", "\nc"]),
+    ],
+)
+def test_images_stand_in_their_places(
+    tools: bool, text: str, places: list[int], expected: list[str]
+) -> None:
+    shown = ChatMessage("user", text, images=[Image("data:,x", place) for place in places])
+    _, body = request(Prompt(messages=[shown]), OpenAISettings(images=True, tools=tools))
+    image = {"type": "image_url", "image_url": {"url": "data:,x"}}
+    parts = [image if one == "#" else {"type": "text", "text": one} for one in expected]
+    assert body["messages"] == [{"role": "user", "content": parts}]
+
+
+@pytest.mark.requirement("upstream-requests")
 def test_continuations() -> None:
     prompt = user("Hi", "Hel")
     said = {"role": "assistant", "content": "Hel"}
@@ -109,13 +132,14 @@ def test_continuations() -> None:
         ({"json_schema": False}, HI, {"json_schema": CITY}),
         ({"tools": False}, Prompt(messages=HI.messages, tools=[TOOL]), {}),
         ({"continuation": "none"}, user("Hi", "Hel"), {}),
+        ({"images": False}, SHOWN, {}),
     ],
 )
 def test_what_the_server_lacks_is_unsupported(
     lacks: dict[str, Any], prompt: Prompt, values: dict[str, Any]
 ) -> None:
     (capability,) = lacks
-    everything = OpenAISettings(continuation="trailing")
+    everything = OpenAISettings(continuation="trailing", images=True)
     assert capability in capabilities_of(everything)
     request(prompt, everything, **values)
     settings = OpenAISettings(**{"continuation": "trailing", **lacks})
