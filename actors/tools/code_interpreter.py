@@ -40,8 +40,8 @@ MAX_FILE_BYTES = 4 << 20
 """What comes back of the files that a cell left, all together."""
 MAX_NAME = 100
 """Characters of a path that are told."""
-TOLD_BYTES = 1200
-"""What an error quotes of a cell's output."""
+TOLD = 1200
+"""Characters of a cell's output that an error quotes."""
 START_SECONDS = 45.0
 """How long a sandbox may take to start and to end, on a machine that has much else to do."""
 
@@ -224,7 +224,7 @@ def _lost(outcome: Outcome, began: bool, stdout: str, stderr: str) -> AylluError
         text = f"{_end(outcome)}; nothing of this call is kept for later ones"
     for what, said in (("printed", stdout), ("wrote to standard error", stderr)):
         if said:
-            cut = said if len(said) <= TOLD_BYTES // 2 else f"... {said[-TOLD_BYTES // 2 :]}"
+            cut = said if len(said) <= TOLD // 2 else f"... {said[-TOLD // 2 :]}"
             text += f". It {what}: {cut}"
     # Another try would take as long and end the same.
     if outcome.how in ("timeout", "cpu"):
