@@ -24,13 +24,13 @@ _MARKUP = re.compile(r"[<>]|\[(?=/?[A-Za-z_]+\])")
 _WORDS = "|".join(
     (
         *("s", "bos", "eos", "pad", "unk", "mask", "start_of_turn", "end_of_turn"),
-        *("tools", "tool_call", "tool_response", "tool_calls", "tool_outputs", "think"),
+        *("tools", "tool_call", "tool_response", "tool_calls", "tool_outputs"),
     )
 )
 _BRACKETED = "|".join(
     (
         *("INST", "TOOL_CALLS", "TOOL_RESULTS", "TOOL_CONTENT", "AVAILABLE_TOOLS", "SYSTEM_PROMPT"),
-        *("ARGS", "CALL_ID", "THINK", "IMG", "IMG_BREAK", "IMG_END", "gMASK", "end of attachment"),
+        *("ARGS", "CALL_ID", "IMG", "IMG_BREAK", "IMG_END", "gMASK", "end of attachment"),
     )
 )
 _CONTROL = re.compile(
