@@ -14,6 +14,7 @@ import msgspec
 from ...bus.bus import Bus
 from ...schemas import (
     AylluError,
+    DeadlineExceeded,
     ToolCall,
     ToolOffer,
     ToolRequest,
@@ -103,11 +104,10 @@ async def run_tool(
         response = _response(call, reply, whole)
     except AylluError as error:
         return told(call, f"The tool failed: {error.message}", "failed")
-    size = text_size(response.content)
-    if size > tool.max_output or len(reply) > MAX_REPLY:
-        most = tool.max_output if size > tool.max_output else MAX_REPLY
-        text = f"The tool answered {max(size, len(reply))} bytes, more than the {most} that can be read."
-        return told(call, text, "failed")
+    for size, most in ((text_size(response.content), tool.max_output), (len(reply), MAX_REPLY)):
+        if size > most:
+            text = f"The tool answered {size} bytes, more than the {most} that can be read."
+            return told(call, text, "failed")
     return Answer(response, "ok")
 
 
@@ -137,7 +137,9 @@ async def _tried(bus: Bus, tool: BoundTool, payload: bytes, key: str) -> bytes:
                     raise
             else:
                 failures += 1
-                if not (tool.idempotent and error.retryable and failures < TRIES):
+                # What took too long would do so again.
+                passes = error.retryable and not isinstance(error, DeadlineExceeded)
+                if not (tool.idempotent and passes and failures < TRIES):
                     raise
             log.info("a call of the tool %s is made again: %s", tool.name, error)
             await anyio.sleep(pause_after(error, pause))

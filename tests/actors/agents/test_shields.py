@@ -48,7 +48,7 @@ def violations(turn: AgenticSystemTurn) -> list[SafetyViolation | None]:
 @pytest.mark.parametrize("place", ["input_shields", "output_shields"])
 async def test_what_passes(place: str) -> None:
     async with local_bus() as bus, running_agents(bus, ShieldsActor([WordShield()])) as agents:
-        turn = await taken(agents, **{place: [shield("bad")]})
+        turn = await taken(agents, **cast(Any, {place: [shield("bad")]}))
         assert violations(turn) == [None]
         assert str(turn.response_message.content).startswith("Hello")
 
@@ -56,7 +56,7 @@ async def test_what_passes(place: str) -> None:
 @pytest.mark.parametrize("place", ["input_shields", "output_shields"])
 async def test_what_is_blocked(place: str) -> None:
     async with local_bus() as bus, running_agents(bus, ShieldsActor([WordShield()])) as agents:
-        turn = await taken(agents, "a bad word", **{place: [shield("bad")]})
+        turn = await taken(agents, "a bad word", **cast(Any, {place: [shield("bad")]}))
         [violation] = violations(turn)
         assert violation == SafetyViolation("word", "it has bad", shield="words", score=0.9)
         assert turn.response_message.content == REFUSAL
@@ -232,7 +232,7 @@ async def test_a_tools_answer_cannot_make_a_model_run_what_its_agent_may_not() -
 
     async with local_bus() as bus:
         async with running_agents(bus, weather, script=cast(Script, obedient)) as agents:
-            now = {"available_tools": TOOLS[:1], "executable_tools": {"weather.now"}}
+            now: Any = {"available_tools": TOOLS[:1], "executable_tools": {"weather.now"}}
             turn = await taken(agents, **now)
     steps = [step for step in turn.steps if isinstance(step, ToolExecutionStep)]
     assert steps[1].tool_calls[0].tool_name == "weather.forecast"
@@ -258,8 +258,8 @@ async def test_a_turn_with_a_shield_that_waits_is_cancelled() -> None:
                 tasks.start_soon(_begin, agents)
                 await guard.asked.wait()
                 turn = await agents.turns.cancel("al", "t")
-        assert turn.status is TurnStatus.cancelled
-        assert b"Secret" not in encode(turn.steps)
+                assert turn.status is TurnStatus.cancelled
+                assert b"Secret" not in encode(turn.steps)
 
 
 async def _begin(agents: Agents) -> None:

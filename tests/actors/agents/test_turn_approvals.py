@@ -33,6 +33,10 @@ def decided(
     return Decided(at=AT, call=place, decision=decision, **fields)
 
 
+def status_of(turn: Turn) -> TurnStatus:
+    return turn.status
+
+
 def asked(approvals: list[int]) -> Turn:
     turn, _ = folded(
         began(**CONFIG), said("", CUSCO, PUNO), tools(CUSCO, PUNO, approvals=approvals)
@@ -46,13 +50,13 @@ def test_calls_wait_until_they_are_decided() -> None:
     )
     assert told(events)[-2:] == [f"asked {CUSCO.arguments}", f"asked {PUNO.arguments}"]
     assert next_action(turn) == Wait(AT + 60)
-    assert turn.status is TurnStatus.waiting
+    assert status_of(turn) is TurnStatus.waiting
     assert [one.tool_call for one in turn.waiting] == [CUSCO, PUNO]
     assert {one.expires_at.timestamp() for one in turn.waiting} == {AT + 60}
     events = turn.apply(decided(1))
     assert told(events) == [f"approve {PUNO.arguments}"]
     assert next_action(turn) == RunTools(((1, PUNO),))
-    assert turn.status is TurnStatus.running
+    assert status_of(turn) is TurnStatus.running
     turn.apply(answered(1))
     assert next_action(turn) == Wait(AT + 60)
     turn.apply(decided(0, ApprovalDecision.deny, reason="too far"))
@@ -68,9 +72,9 @@ def test_calls_wait_until_they_are_decided() -> None:
 def test_what_needs_no_decision_runs_meanwhile() -> None:
     turn = asked([1])
     assert next_action(turn) == RunTools(((0, CUSCO),))
-    assert turn.status is TurnStatus.running
+    assert status_of(turn) is TurnStatus.running
     turn.apply(answered(0))
-    assert turn.status is TurnStatus.waiting
+    assert status_of(turn) is TurnStatus.waiting
     assert [one.tool_call for one in turn.waiting] == [PUNO]
 
 
@@ -101,7 +105,7 @@ def test_a_cancelled_turn_answers_calls_that_wait() -> None:
     assert told(close(turn)) == ["response The turn was cancelled."] * 2 + ["end"]
     turn.apply(Ended(at=AT, status=TurnStatus.cancelled))
     assert turn.waiting == []
-    assert turn.status is TurnStatus.cancelled
+    assert status_of(turn) is TurnStatus.cancelled
 
 
 def test_decisions_that_no_journal_has() -> None:

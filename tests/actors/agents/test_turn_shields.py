@@ -74,7 +74,7 @@ def checked(*violations: tuple[int, SafetyViolation]) -> Checked:
     return Checked(at=AT, findings=[Finding(*one) for one in violations])
 
 
-def tool_with(**shields: list[ShieldConfig]) -> dict[str, Any]:
+def tool_with(**shields: Any) -> dict[str, Any]:
     """Return the configuration of an agent whose tool has shields."""
     return {"available_tools": [ToolDefinition("weather", SCHEMA, **shields)]}
 
@@ -195,7 +195,8 @@ def test_what_was_cut_off_is_not_told_where_shields_withhold() -> None:
 
 
 def test_a_call_that_is_blocked_is_not_asked_about_and_not_run() -> None:
-    config = tool_with(input_shields=[SHIELD]) | {"require_approval": {"weather"}}
+    config: dict[str, Any] = tool_with(input_shields=[SHIELD])
+    config["require_approval"] = {"weather"}
     turn, events = folded(
         began(**config), said("", CUSCO, PUNO), tools(CUSCO, PUNO, approvals=[0, 1])
     )
