@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ..bus.slots import Slots
 from ..schemas import (
+    AnswerChoice,
     BatchChatCompletionRequest,
     BatchCompletionRequest,
     ChatCompletionRequest,
@@ -30,6 +31,7 @@ from ..schemas import (
     assemble_completion,
     encode,
 )
+from .answers import choices_of
 from .attachments import fetched_contents, fetched_dialogs
 from .attachments.settings import AttachmentsConfig
 from .engines.engine import Delta, Generation, InferenceEngine, Prompt
@@ -209,6 +211,7 @@ class InferenceActor(Inference):
         forced = forced_call_schema(request)
         for wanted, capability in (
             (forced or answer_schema(request) is not None, "json_schema"),
+            (choices_of(request), "answer_choices"),
             (request.assistant_prefix, "continuation"),
         ):
             if wanted and capability not in self._engine.capabilities:
@@ -273,7 +276,7 @@ class InferenceActor(Inference):
         if made is None:
             [made] = await self._chat_prompts([request], ["dialog"])
         prompt, forced = made
-        generation = _generation(request, forced or request.json_schema)
+        generation = _generation(request, forced or request.json_schema, request.answer_choices)
         parser = _parser(prompt, request, forced)
         tokens: list[dict[str, Any]] = []  # of text that was not given out yet
         async with self._generate(prompt, generation) as deltas:
@@ -314,13 +317,16 @@ def _parser(
 
 
 def _generation(
-    request: CompletionRequest | ChatCompletionRequest, schema: dict[str, Any] | None = None
+    request: CompletionRequest | ChatCompletionRequest,
+    schema: dict[str, Any] | None = None,
+    choices: Sequence[AnswerChoice] | None = None,
 ) -> Generation:
     return Generation(
         sampling=request.sampling_params,
         max_tokens=request.max_tokens,
         logprobs=request.logprobs,
         json_schema=schema,
+        answer_choices=choices,
     )
 
 

@@ -95,6 +95,8 @@ from .improvement import (
     PromptSet,
 )
 from .inference import (
+    AnswerChoice,
+    AnswerChoices,
     AssistantPrefix,
     BatchChatCompletionRequest,
     BatchCompletionRequest,
@@ -211,6 +213,8 @@ __all__ = [
     "AgenticSystemExecuteResponseStreamChunk",
     "AgenticSystemTurn",
     "And",
+    "AnswerChoice",
+    "AnswerChoices",
     "Approval",
     "ApprovalDecision",
     "ApproveRequest",

@@ -21,6 +21,7 @@ from .content import (
 from .webmethod import webmethod
 from .wire import Reply, Wire
 
+AnswerText = Annotated[str, Meta(min_length=1, max_length=1000)]
 Logprobs = Annotated[
     dict[str, Any],
     Meta(
@@ -39,6 +40,26 @@ JsonSchema = Annotated[
     dict[str, Any] | None,
     Meta(
         description="Extension: the answer is one JSON value that this JSON schema describes, and no call of a tool."
+    ),
+]
+
+
+class AnswerChoice(Wire, frozen=True):
+    """Extension: an answer that a model may give: a text, and perhaps a list behind it.
+
+    A list is one or more of its items, with commas between them; an item holds no comma. No text has control characters other
+    than line ends and tabs.
+    """
+
+    text: AnswerText
+    list_of: Annotated[list[AnswerText], Meta(max_length=64)] = []
+
+
+AnswerChoices = Annotated[
+    Annotated[list[AnswerChoice], Meta(min_length=1, max_length=32)] | None,
+    Meta(
+        description="Extension: the answer is one of these, to the letter, and no call of a tool. Log probabilities are those "
+        "before the constraint (llama_cpp) or after it (vllm)."
     ),
 ]
 AssistantPrefix = Annotated[
@@ -92,6 +113,7 @@ class ChatCompletionRequest(Wire, frozen=True):
     tool_choice: ToolChoice = None
     assistant_prefix: AssistantPrefix = None
     json_schema: JsonSchema = None
+    answer_choices: AnswerChoices = None
 
 
 class ChatCompletionResponse(Reply, frozen=True):

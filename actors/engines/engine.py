@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from ...schemas import SamplingParams, StopReason, ToolCall, ToolDefinition
+from ...schemas import AnswerChoice, SamplingParams, StopReason, ToolCall, ToolDefinition
 
-Capability = Literal["json_schema", "logprobs", "images", "continuation", "tools"]
+Capability = Literal["json_schema", "answer_choices", "logprobs", "images", "continuation", "tools"]
 
 TOP_LOGPROBS = 5
 """How many alternatives each token has where log probabilities are wanted."""
@@ -84,12 +84,21 @@ class Generation:
         max_tokens: the most new tokens; 0 for as many as the context holds.
         logprobs: whether each token's log probability is wanted.
         json_schema: what the text must be, as a JSON schema, if it is constrained.
+        answer_choices: the texts of which it must be one, if it is constrained; no more than `grammar.check_choices` admits. Log
+            probabilities are those before the constraint or after it, as engines have them; that of the token itself is told
+            even where it is not among the likeliest.
     """
 
     sampling: SamplingParams
     max_tokens: int = 0
     logprobs: bool = False
     json_schema: dict[str, Any] | None = None
+    answer_choices: Sequence[AnswerChoice] | None = None
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the text cannot be any."""
+        return self.json_schema is not None or self.answer_choices is not None
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):

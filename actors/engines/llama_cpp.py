@@ -30,6 +30,7 @@ from ...schemas import (
     Unsupported,
 )
 from .engine import TOP_LOGPROBS, Capability, Delta, Generation, Prompt
+from .grammar import grammar_of
 from .llama_cpp_call import LlamaCppCall
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class LlamaCppEngine:
         self.context = context
         self.slots = slots
         self.capabilities: frozenset[Capability] = frozenset(
-            ("json_schema", "logprobs", "continuation")
+            ("json_schema", "answer_choices", "logprobs", "continuation")
         )
         self._model = model
         self._adapter = adapter
@@ -193,7 +194,7 @@ class LlamaCppEngine:
     async def generate(self, prompt: Prompt, generation: Generation) -> AsyncGenerator[Delta, None]:
         """Generate text; see `InferenceEngine.generate`.
 
-        A JSON schema constrains answers to dialogs only, and not their continuation. Where tokens are parts of one
+        A JSON schema, or choices, constrain answers to dialogs only, and not their continuation. Where tokens are parts of one
         character, the log probability is that of the last one. Text that looks like a control token of the model is
         read as one.
 
@@ -249,17 +250,19 @@ def _request(prompt: Prompt, generation: Generation) -> dict[str, Any]:
     if prompt.text is not None:
         if not prompt.text:
             raise InvalidRequest("the prompt is empty")
-        if generation.json_schema is not None:
-            raise Unsupported("llama_cpp: a JSON schema needs a dialog, not a raw prompt")
+        if generation.constrained:
+            raise Unsupported("llama_cpp: a constraint needs a dialog, not a raw prompt")
         request["prompt"] = prompt.text
         if generation.logprobs:
             request["n_probs"] = TOP_LOGPROBS
         return request
     request["messages"] = _messages(prompt)
+    if generation.constrained and request["messages"][-1]["role"] == "assistant":
+        raise Unsupported("llama_cpp: an answer under a constraint cannot be continued")
     if generation.json_schema is not None:
-        if request["messages"][-1]["role"] == "assistant":
-            raise Unsupported("llama_cpp: an answer under a JSON schema cannot be continued")
         request["json_schema"] = generation.json_schema
+    if generation.answer_choices is not None:
+        request["grammar"] = grammar_of(generation.answer_choices)
     if generation.logprobs:
         request |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
     return request

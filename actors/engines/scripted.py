@@ -29,7 +29,9 @@ Script = Callable[[Prompt, Generation], Iterable[Step]]
 """Returns the steps that answer a prompt."""
 
 SLOW_SECONDS = 0.02
-_ALL: frozenset[Capability] = frozenset(("json_schema", "logprobs", "continuation"))
+_ALL: frozenset[Capability] = frozenset(
+    ("json_schema", "answer_choices", "logprobs", "continuation")
+)
 
 
 class ScriptedEngine:
@@ -126,6 +128,8 @@ class ScriptedEngine:
             raise Unsupported("scripted: this engine has no log probabilities")
         if generation.json_schema is not None and "json_schema" not in self.capabilities:
             raise Unsupported("scripted: this engine knows no JSON schemas")
+        if generation.answer_choices is not None and "answer_choices" not in self.capabilities:
+            raise Unsupported("scripted: this engine knows no choices of answers")
         if prompt.continues and "continuation" not in self.capabilities:
             raise Unsupported("scripted: this engine continues no answers")
         if not _asked(prompt):

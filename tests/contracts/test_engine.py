@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
@@ -29,6 +30,7 @@ from support.vllm_models import engine_before_vllm, vllm_engine, vllm_server
 from ayllu.actors.engines.engine import ChatMessage, Generation, InferenceEngine, Prompt
 from ayllu.actors.inference import InferenceActor
 from ayllu.schemas import (
+    AnswerChoice,
     ChatCompletionRequest,
     ContextLengthExceeded,
     Dialog,
@@ -38,6 +40,7 @@ from ayllu.schemas import (
     Role,
     SamplingParams,
     StopReason,
+    Unsupported,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -252,6 +255,35 @@ async def test_a_json_schema_constrains_the_answer(engine: InferenceEngine) -> N
     whole = await answer(engine, user("Name a city."), json_schema=CITY, max_tokens=60)
     assert json.loads(whole.text).keys() == {"city"}
     assert whole.last.stop_reason is StopReason.finished_ok
+
+
+@pytest.mark.requirement("engine-answer-choices")
+async def test_the_answer_is_one_of_the_choices(engine: InferenceEngine) -> None:
+    asked = user("Is a llama an animal?")
+    fruits = [AnswerChoice("none"), AnswerChoice("some:\n", ["apple", 'a "pear"', "wasser\\öl"])]
+    if "answer_choices" not in engine.capabilities:
+        with pytest.raises(Unsupported):
+            await answer(engine, asked, answer_choices=fruits)
+        return
+    for choices, said in (
+        (fruits, r'none|some:\n(apple|a "pear"|wasser\\öl)(,(apple|a "pear"|wasser\\öl)){0,2}'),
+        (fruits[1:], r'some:\n(apple|a "pear"|wasser\\öl)(,(apple|a "pear"|wasser\\öl)){0,2}'),
+        ([AnswerChoice("🦙")], "🦙"),
+        ([AnswerChoice("zebra")], "zebra"),
+    ):
+        whole = await answer(engine, asked, answer_choices=choices, logprobs=True, max_tokens=80)
+        assert re.fullmatch(said, whole.text)
+        assert whole.last.stop_reason is StopReason.finished_ok
+        assert whole.logprobs
+    # What shields rely on: llama.cpp tells what the model thinks all the same, vLLM what is left of it.
+    likeliest, taken = (
+        whole.logprobs[0]["top_logprobs"][0]["logprob"],
+        whole.logprobs[0]["logprob"],
+    )
+    if engine.name == "llama_cpp":
+        assert taken < likeliest - 1
+    else:
+        assert taken == likeliest
 
 
 @pytest.mark.requirement("engine-stop")

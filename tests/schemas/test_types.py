@@ -257,7 +257,7 @@ ADDED: dict[type[msgspec.Struct], set[str]] = {
     s.SamplingParams: {"seed", "stop"},
     s.CompletionResponse: {"usage"},
     s.CompletionResponseStreamChunk: {"usage"},
-    s.ChatCompletionRequest: {"tool_choice", "assistant_prefix", "json_schema"},
+    s.ChatCompletionRequest: {"tool_choice", "assistant_prefix", "json_schema", "answer_choices"},
     s.ChatCompletionResponse: {"usage"},
     s.ChatCompletionResponseStreamChunk: {"logprobs", "usage"},
     s.BatchChatCompletionRequest: {"tool_choice", "json_schema"},
@@ -339,6 +339,7 @@ def test_an_enum_has_the_drafts_names(enum: type[StrEnum]) -> None:
 def test_no_type_is_forgotten() -> None:
     """Every struct that an operation reads or writes is in the table above, or is an extension of ours."""
     ours = {
+        s.AnswerChoice,
         s.Model,
         s.TokenUsage,
         s.DatasetInfo,

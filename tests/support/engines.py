@@ -89,6 +89,9 @@ def contract_script(prompt: Prompt, generation: Generation) -> Iterator[Step]:
         yield anyio.Event()  # a prefill that never ends
     if generation.json_schema is not None:
         yield from ('{"city"', ': "Paris"', "}")
+    elif generation.answer_choices is not None:
+        yield generation.answer_choices[0].text
+        yield from generation.answer_choices[0].list_of[:1]
     elif "llama" in asked:
         yield "A llama is an animal."
     else:

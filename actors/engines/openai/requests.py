@@ -56,6 +56,7 @@ def request_of(
         "logprobs": generation.logprobs,
         "tools": bool(prompt.tools),
         "json_schema": generation.json_schema is not None and not forced,
+        "answer_choices": generation.answer_choices is not None,
         "continuation": prompt.continues,
         "images": any(message.images for message in prompt.messages),
     }

@@ -49,6 +49,7 @@ from ....schemas import (  # noqa: E402
     StopReason,
 )
 from ..engine import TOP_LOGPROBS, Delta, Generation  # noqa: E402
+from ..grammar import grammar_of  # noqa: E402
 from ..settings import VllmSettings  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,9 @@ def sampling_params(generation: Generation, max_tokens: int, *, shows_control: b
         values[sampling.strategy.value] = getattr(sampling, sampling.strategy.value)
     if generation.json_schema is not None:
         values["structured_outputs"] = StructuredOutputsParams(json=generation.json_schema)
+    elif generation.answer_choices is not None:
+        grammar = grammar_of(generation.answer_choices)
+        values["structured_outputs"] = StructuredOutputsParams(grammar=grammar)
     if generation.logprobs:
         values["logprobs"] = TOP_LOGPROBS
     return SamplingParams(

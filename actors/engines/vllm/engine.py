@@ -60,7 +60,7 @@ class VllmEngine:
         self.slots = slots
         self.settings = settings or VllmSettings()
         self.capabilities: frozenset[Capability] = frozenset(
-            ("json_schema", "logprobs", "continuation")
+            ("json_schema", "answer_choices", "logprobs", "continuation")
             + (("tools",) if self.settings.tool_parser else ())
         )
         self._model = model
@@ -151,8 +151,8 @@ class VllmEngine:
     def generate(self, prompt: Prompt, generation: Generation) -> AsyncGenerator[Delta, None]:
         """Generate text; see `InferenceEngine.generate`.
 
-        An answer under a JSON schema cannot be continued. Where tokens are parts of one character, its log probability is
-        that of the last one.
+        An answer under a constraint cannot be continued. Where tokens are parts of one character, its log probability is that
+        of the last one.
 
         Raises:
             InvalidRequest: vLLM cannot read the JSON schema, or the chat template the dialog.
@@ -193,8 +193,8 @@ class VllmEngine:
     def _check(self, prompt: Prompt, generation: Generation) -> None:
         if prompt.text == "":
             raise InvalidRequest("the prompt is empty")
-        if prompt.continues and prompt.messages[-1].text and generation.json_schema is not None:
-            raise Unsupported("vllm: an answer under a JSON schema cannot be continued")
+        if prompt.continues and prompt.messages[-1].text and generation.constrained:
+            raise Unsupported("vllm: an answer under a constraint cannot be continued")
         self._alive()
 
     def _alive(self) -> contact.Core:
@@ -235,7 +235,7 @@ class VllmEngine:
         self, run: contact.Run, prompt: Prompt, generation: Generation
     ) -> AsyncGenerator[Delta, None]:
         calls: Calls | None = None
-        if prompt.tools and generation.json_schema is None:
+        if prompt.tools and not generation.constrained:
             assert self._parser is not None
             calls = Calls(self._parser, [described(tool) for tool in prompt.tools])
         while True:
