@@ -8,7 +8,9 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
 from ...schemas import InternalError, InvalidRequest, TooLarge, Unavailable, Unsupported
 from ..sandbox.outcome import Limits, Outcome
@@ -19,6 +21,9 @@ MAX_CHARACTERS = 2_000_000
 SECONDS = 20.0
 """How long reading one may take."""
 MEMORY = 384 << 20
+AT_ONCE = 2
+"""How many documents are read at once, of all requests."""
+_PLACES = RunVar[anyio.Semaphore]("_PLACES")
 _ROOM = 48 << 20
 """What the library, and the text, may take of the sandbox's disk beside the document."""
 _LOCKED, _BROKEN, _LONG = 3, 4, 5
@@ -60,10 +65,30 @@ async def pdf_text(data: bytes, seconds: float = SECONDS) -> str:
     """
     if not data.startswith(b"%PDF-"):
         raise InvalidRequest("it is not a PDF document")
-    if seconds <= 0:
-        raise Unavailable("there was no time left to read it")
+    until = anyio.current_time() + seconds
+    try:
+        with anyio.fail_after(seconds):
+            await _places().acquire()
+    except TimeoutError as error:
+        raise Unavailable("there was no time left to read it") from error
+    try:
+        return await _read(data, until - anyio.current_time())
+    finally:
+        _places().release()
+
+
+def _places() -> anyio.Semaphore:
+    """Return the places of all requests: each reader may take much memory."""
+    try:
+        return _PLACES.get()
+    except LookupError:
+        _PLACES.set(anyio.Semaphore(AT_ONCE))
+        return _PLACES.get()
+
+
+async def _read(data: bytes, seconds: float) -> str:
     limits = Limits(
-        seconds=min(seconds, SECONDS),
+        seconds=max(0.01, min(seconds, SECONDS)),
         cpu_seconds=int(SECONDS),
         memory_bytes=MEMORY,
         processes=1,
