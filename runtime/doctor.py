@@ -23,6 +23,7 @@ import anyio.to_thread
 
 from ..actors.embedding.registry import build_embedder
 from ..actors.registry import build_engine
+from ..actors.sandbox import require_sandbox
 from ..bus.bus import Bus, connect
 from ..bus.client import served_models
 from ..bus.server import find_program
@@ -87,6 +88,7 @@ async def examine(options: DoctorOptions, report: Callable[[Finding], None]) -> 
     report(finding)
     for finding in model_files(config):
         report(finding)
+    report(await anyio.to_thread.run_sync(sandbox))
     report(data_directory(options.data_dir))
     for finding in await bus(options):
         report(finding)
@@ -176,6 +178,16 @@ def model_files(config: Config) -> Iterator[Finding]:
             yield Finding(f"embedder {embedder.name}", "warn", error.message, advice)
         else:
             yield Finding(f"embedder {embedder.name}", "ok", embedder.source)
+
+
+def sandbox() -> Finding:
+    """Look whether code that is not trusted can be held here; it is tried, really."""
+    try:
+        program = require_sandbox()
+    except AylluError as error:
+        without = "without it there is no code_interpreter, and no code_tests"
+        return Finding("sandbox", "warn", error.message, without)
+    return Finding("sandbox", "ok", f"bubblewrap at {program}")
 
 
 def data_directory(path: Path) -> Finding:

@@ -33,12 +33,12 @@ _WRITE = "write these lines into its configuration, and start its tools again:"
 _SEARCH = """\
 [tools.web_search]
 provider = "brave"            # or "tavily", or "searxng" with the url of your instance
-key_env = "BRAVE_API_KEY"     # the environment variable with the key"""
+key_variable = "BRAVE_API_KEY"     # the environment variable with the key"""
 _IMAGES = """\
 [tools.image_gen]
 url = "https://api.openai.com/v1"
 model = "gpt-image-1"
-key_env = "OPENAI_API_KEY"    # the environment variable with the key"""
+key_variable = "OPENAI_API_KEY"    # the environment variable with the key"""
 
 
 @asynccontextmanager
@@ -82,7 +82,7 @@ async def _web_search(settings: WebSearchSettings | None, stack: AsyncExitStack)
     if settings is None:
         return Unconfigured(WebSearch, SEARCH_SECONDS, f"{_WRITE}\n{_SEARCH}")
     try:
-        tool = WebSearch(settings, _key(settings.key_env))
+        tool = WebSearch(settings, _key(settings.key_variable))
     except InvalidRequest as error:
         return _without_key(WebSearch, settings.seconds, error)
     return await stack.enter_async_context(tool)
@@ -92,7 +92,7 @@ async def _image_gen(settings: ImageGenSettings | None, stack: AsyncExitStack) -
     if settings is None:
         return Unconfigured(ImageGen, IMAGE_SECONDS, f"{_WRITE}\n{_IMAGES}")
     try:
-        tool = ImageGen(settings, _key(settings.key_env))
+        tool = ImageGen(settings, _key(settings.key_variable))
     except InvalidRequest as error:
         return _without_key(ImageGen, settings.seconds, error)
     return await stack.enter_async_context(tool)
@@ -138,7 +138,7 @@ def _key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise InvalidRequest(f"`key_env`: the environment of the tools has no {variable}")
+        raise InvalidRequest(f"`key_variable`: the environment of the tools has no {variable}")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise InvalidRequest(f"`key_env`: what {variable} holds is no key")
+        raise InvalidRequest(f"`key_variable`: what {variable} holds is no key")
     return key

@@ -71,9 +71,9 @@ class ImageGen:
             settings.url,
             headers={} if key is None else {"Authorization": f"Bearer {key}"},
             secrets=[key] if key else [],
-            advice=f"the key comes from the variable {settings.key_env}"
+            advice=f"the key comes from the variable {settings.key_variable}"
             if key
-            else "it may want a key: name a `key_env`",
+            else "it may want a key: name a `key_variable`",
             seconds=settings.seconds,
             max_bytes=MAX_ANSWER,
             at_once=settings.at_once,

@@ -52,7 +52,7 @@ class WebSearch:
     def __init__(self, settings: WebSearchSettings, key: str | None) -> None:
         self._provider = PROVIDERS[settings.provider]
         self._results = settings.results
-        advice = [f"the key comes from the variable {settings.key_env}"] if key else []
+        advice = [f"the key comes from the variable {settings.key_variable}"] if key else []
         self._api = WebApi(
             "the search service",
             settings.url or self._provider.url or "",

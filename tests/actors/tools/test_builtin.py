@@ -109,7 +109,7 @@ async def test_what_is_not_configured_has_the_limits_of_what_will_be(
 ) -> None:
     monkeypatch.setenv("TOOL_TEST_KEY", "key")
     configured = ToolsConfig(
-        web_search=WebSearchSettings("brave", key_env="TOOL_TEST_KEY"),
+        web_search=WebSearchSettings("brave", key_variable="TOOL_TEST_KEY"),
         image_gen=ImageGenSettings("http://127.0.0.1:1", "m"),
     )
     async with builtin_tools(ToolsConfig()) as before, builtin_tools(configured) as after:
@@ -127,8 +127,8 @@ async def test_what_is_not_configured_has_the_limits_of_what_will_be(
         ("code_interpreter = { network = true }", "network"),
         ("web_search = {}", "provider"),
         ('web_search = { provider = "bing" }', "tools.web_search.provider"),
-        ('web_search = { provider = "brave" }', "tools.web_search.key_env"),
-        ('web_search = { provider = "tavily" }', "tools.web_search.key_env"),
+        ('web_search = { provider = "brave" }', "tools.web_search.key_variable"),
+        ('web_search = { provider = "tavily" }', "tools.web_search.key_variable"),
         ('web_search = { provider = "searxng" }', "tools.web_search.url"),
         ('web_search = { provider = "searxng", url = "search.example" }', "tools.web_search.url"),
         ('web_search = { provider = "searxng", url = "ftp://a.example" }', "tools.web_search.url"),
@@ -143,9 +143,12 @@ async def test_what_is_not_configured_has_the_limits_of_what_will_be(
             'web_search = { provider = "searxng", url = "http://a.example?q=" }',
             "tools.web_search.url",
         ),
-        ('web_search = { provider = "brave", key_env = "not a name" }', "tools.web_search.key_env"),
         (
-            'web_search = { provider = "brave", key_env = "K", results = 99 }',
+            'web_search = { provider = "brave", key_variable = "not a name" }',
+            "tools.web_search.key_variable",
+        ),
+        (
+            'web_search = { provider = "brave", key_variable = "K", results = 99 }',
             "tools.web_search.results",
         ),
         ('image_gen = { url = "http://a.example" }', "model"),
@@ -169,6 +172,9 @@ def test_what_tools_say_can_be_configured(tmp_path: Path) -> None:
     path.write_text(f"{builtin._SEARCH}\n{builtin._IMAGES}\n")
     config = load_config(path).tools
     assert config.web_search is not None
-    assert (config.web_search.provider, config.web_search.key_env) == ("brave", "BRAVE_API_KEY")
+    assert (config.web_search.provider, config.web_search.key_variable) == (
+        "brave",
+        "BRAVE_API_KEY",
+    )
     assert config.image_gen is not None
     assert config.image_gen.url == "https://api.openai.com/v1"

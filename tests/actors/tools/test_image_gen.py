@@ -65,7 +65,7 @@ def image(data: bytes) -> Act:
 
 @asynccontextmanager
 async def drawing(url: str, **values: Any) -> AsyncIterator[ToolsActor]:
-    values = {"model": "painter", "key_env": VARIABLE, "seconds": 5.0, **values}
+    values = {"model": "painter", "key_variable": VARIABLE, "seconds": 5.0, **values}
     config = ToolsConfig(
         builtin=[BuiltinTool.image_gen], image_gen=ImageGenSettings(url=url, **values)
     )
@@ -113,7 +113,7 @@ async def test_a_picture_comes_back_as_what_it_is(mime_type: str) -> None:
 @pytest.mark.parametrize("model", ["gpt-image-1", "openai/gpt-image-1-mini"])
 async def test_models_that_refuse_a_format_are_asked_for_none(model: str) -> None:
     async with web_double(image(PNG)) as double:
-        async with drawing(double.url, model=model, size="", key_env=None) as actor:
+        async with drawing(double.url, model=model, size="", key_variable=None) as actor:
             await draw(actor)
     [asked] = double.asked
     assert asked.body == {"model": model, "prompt": "a llama", "n": 1}

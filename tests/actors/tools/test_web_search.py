@@ -116,7 +116,7 @@ def found(provider: str, title: Any, url: Any, snippet: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def searching(url: str, provider: str = "brave", **values: Any) -> AsyncIterator[ToolsActor]:
-    values = {"key_env": VARIABLE, "seconds": 5.0, **values}
+    values = {"key_variable": VARIABLE, "seconds": 5.0, **values}
     settings = WebSearchSettings(provider=provider, url=url, **values)  # type: ignore[arg-type]
     config = ToolsConfig(builtin=[BuiltinTool.web_search], web_search=settings)
     async with builtin_tools(config) as tools:
@@ -217,7 +217,7 @@ async def test_each_is_asked_in_its_way(
 @pytest.mark.requirement("tool-search")
 async def test_searxng_needs_no_key() -> None:
     async with web_double(reply({"results": []})) as double:
-        async with searching(double.url, "searxng", key_env=None) as actor:
+        async with searching(double.url, "searxng", key_variable=None) as actor:
             assert await search(actor) == "Nothing was found."
     assert "authorization" not in double.asked[0].headers
 
