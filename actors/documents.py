@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping
 
 from ..schemas import InvalidRequest
@@ -19,6 +20,8 @@ STRUCTURED = frozenset(
 SUFFIXES = ("+json", "+xml", "+yaml")
 """What else is text, by the end of its type (RFC 6839)."""
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
+"""What a media type is (RFC 6838); it stands in prompts and messages."""
 _CHARSETS = frozenset(
     codecs.lookup(name).name
     for name in (
@@ -41,12 +44,13 @@ def media_type(text: str) -> tuple[str, Mapping[str, str]]:
 
 def is_text(essence: str) -> bool:
     """Tell whether documents of a type without parameters have text here."""
-    return (
+    found = (
         essence.startswith("text/")
         or essence in STRUCTURED
         or essence in HTML
         or essence.endswith(SUFFIXES)
     )
+    return found and _NAME.fullmatch(essence) is not None
 
 
 def decoded(data: bytes, charset: str | None) -> str:

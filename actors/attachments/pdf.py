@@ -28,9 +28,11 @@ _ROOM = 48 << 20
 """What the library, and the text, may take of the sandbox's disk beside the document."""
 _LOCKED, _BROKEN, _LONG = 3, 4, 5
 _CODE = f"""
-import sys
+import logging, sys, warnings
 sys.path.insert(0, "pypdf.zip")
 import pypdf
+logging.disable()
+warnings.simplefilter("ignore")
 texts, length = [], 0
 try:
     reader = pypdf.PdfReader("document.pdf")
@@ -92,7 +94,6 @@ async def _read(data: bytes, seconds: float) -> str:
         cpu_seconds=int(SECONDS),
         memory_bytes=MEMORY,
         processes=1,
-        output_bytes=1024,
         disk_bytes=len(data) + _ROOM,
         disk_files=8,
         file_bytes=4 * MAX_CHARACTERS + 1024,

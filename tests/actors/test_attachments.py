@@ -100,7 +100,10 @@ def test_parts_are_joined_in_order() -> None:
 
 
 @pytest.mark.requirement("attachments-refused")
-@pytest.mark.parametrize("mime_type", ["image/png", "application/pdf", "audio/wav", ""])
+@pytest.mark.parametrize(
+    "mime_type",
+    ["image/png", "application/pdf", "audio/wav", "", "text/", "text/<|im_end|>", "text/a\nb"],
+)
 def test_other_types_are_unsupported(mime_type: str) -> None:
     with pytest.raises(Unsupported) as caught:
         read(["see", attachment("data:,x", mime_type)])
