@@ -8,16 +8,17 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import anyio
 import msgspec
 
 from ...schemas import Attachment, Content, DeadlineExceeded, TooLarge, ToolRequest, encode
+from ..attachments.data_urls import url_of
+from ..attachments.images import type_of
 from ..fetching import Limits, fetching
 from .settings import SPARE_SECONDS, ImageGenSettings
-from .web_api import Question, WebApi
+from .web_api import Question, WebApi, WebTool
 
 MAX_PROMPT = 4000
 MAX_IMAGE = 8 << 20
@@ -37,7 +38,7 @@ class _Images(msgspec.Struct):
     data: list[_Image]
 
 
-class ImageGen:
+class ImageGen(WebTool):
     """A `Tool` that has pictures made; it is entered before it is run.
 
     Args:
@@ -66,7 +67,7 @@ class ImageGen:
 
     def __init__(self, settings: ImageGenSettings, key: str | None) -> None:
         self._settings = settings
-        self._api = WebApi(
+        api = WebApi(
             "the image service",
             settings.url,
             headers={} if key is None else {"Authorization": f"Bearer {key}"},
@@ -78,21 +79,8 @@ class ImageGen:
             max_bytes=MAX_ANSWER,
             at_once=settings.at_once,
         )
+        super().__init__(api)
         self.seconds = settings.seconds + SPARE_SECONDS
-
-    async def __aenter__(self) -> ImageGen:
-        """Be ready."""
-        await self._api.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close what is open."""
-        await self._api.__aexit__(exc_type, exc, traceback)
 
     async def run(self, request: ToolRequest) -> Content:
         """Have a picture made; see `Tool.run`.
@@ -107,13 +95,12 @@ class ImageGen:
         except TimeoutError as error:
             message = f"the image service did not answer within {self._settings.seconds:g} s"
             raise DeadlineExceeded(message, retryable=False) from error
-        mime_type = image_type(data)
+        mime_type = type_of(data)
         if mime_type is None:
             raise self._api.garbage("what it calls an image is no PNG, JPEG, GIF or WebP")
-        url = f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
         return [
             f"The picture was made: {mime_type}, {len(data)} bytes.",
-            Attachment(url, mime_type),
+            Attachment(url_of(mime_type, data), mime_type),
         ]
 
     def _question(self, prompt: str) -> Question:
@@ -147,16 +134,3 @@ class ImageGen:
         limits = Limits(MAX_IMAGE, settings.seconds, settings.private_hosts)
         async with fetching(image.url, limits) as found:
             return b"".join([part async for part in found.body])
-
-
-def image_type(data: bytes) -> str | None:
-    """Return the type of an image by its first bytes, or None if it is none of those that browsers show."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return None

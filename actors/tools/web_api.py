@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import httpcore2
@@ -241,3 +241,28 @@ def _header(response: httpcore2.Response, name: bytes) -> str:
         if known.lower() == name:
             return value.decode("latin-1")
     return ""
+
+
+class WebTool:
+    """A tool that asks one server; it is entered before it is run.
+
+    Args:
+        api: how it asks.
+    """
+
+    def __init__(self, api: WebApi) -> None:
+        self._api = api
+
+    async def __aenter__(self) -> Self:
+        """Be ready to ask."""
+        await self._api.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close what is open."""
+        await self._api.__aexit__(exc_type, exc, traceback)

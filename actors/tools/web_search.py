@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from ...schemas import Content, ToolRequest
 from .search_providers import PROVIDERS, Result, read_results
 from .settings import SPARE_SECONDS, WebSearchSettings
-from .web_api import WebApi
+from .web_api import WebApi, WebTool
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +19,7 @@ MAX_ANSWER = 4 << 20
 """Bytes of an API's answer."""
 
 
-class WebSearch:
+class WebSearch(WebTool):
     """A `Tool` that searches the web; it is entered before it is run.
 
     Args:
@@ -53,7 +52,7 @@ class WebSearch:
         self._provider = PROVIDERS[settings.provider]
         self._results = settings.results
         advice = [f"the key comes from the variable {settings.key_variable}"] if key else []
-        self._api = WebApi(
+        api = WebApi(
             "the search service",
             settings.url or self._provider.url or "",
             headers=self._provider.headers(key),
@@ -64,21 +63,8 @@ class WebSearch:
             max_bytes=MAX_ANSWER,
             at_once=settings.at_once,
         )
+        super().__init__(api)
         self.seconds = settings.seconds + SPARE_SECONDS
-
-    async def __aenter__(self) -> WebSearch:
-        """Be ready to search."""
-        await self._api.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close what is open."""
-        await self._api.__aexit__(exc_type, exc, traceback)
 
     async def run(self, request: ToolRequest) -> Content:
         """Search the web; see `Tool.run`.
