@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 from msgspec import Meta, field
 
 from ...schemas import BuiltinTool, InvalidRequest, Wire
+from .functions.settings import FunctionSettings
+from .mcp.settings import McpSettings, check_mcp
 
 Seconds = Annotated[float, Meta(gt=0, le=600)]
 AtOnce = Annotated[int, Meta(ge=1, le=256)]
@@ -42,7 +44,7 @@ class WebSearchSettings(Wire, frozen=True):
     Attributes:
         provider: whose API it is: ``brave``, ``tavily`` or ``searxng``.
         url: where the API is; ``brave`` and ``tavily`` have a default, ``searxng`` is where your own instance is.
-        key_env: the environment variable that holds the key; ``searxng`` needs none.
+        key_variable: the environment variable that holds the key; ``searxng`` needs none.
         results: how many results the model gets.
         seconds: how long a search may take, all tries together.
         at_once: how many searches run at once in a worker; others wait.
@@ -50,7 +52,7 @@ class WebSearchSettings(Wire, frozen=True):
 
     provider: Literal["brave", "tavily", "searxng"]
     url: str | None = None
-    key_env: Variable | None = None
+    key_variable: Variable | None = None
     results: Annotated[int, Meta(ge=1, le=20)] = 5
     seconds: Seconds = SEARCH_SECONDS
     at_once: AtOnce = 8
@@ -62,7 +64,7 @@ class ImageGenSettings(Wire, frozen=True):
     Attributes:
         url: of an API like OpenAI's, for example ``https://api.openai.com/v1``; requests go to its ``/images/generations``.
         model: what the server calls the model.
-        key_env: the environment variable that holds the key, if the server wants one.
+        key_variable: the environment variable that holds the key, if the server wants one.
         size: of the image, as the server writes it; empty for what the server likes.
         seconds: how long an image may take.
         at_once: how many are made at once in a worker; others wait.
@@ -72,7 +74,7 @@ class ImageGenSettings(Wire, frozen=True):
 
     url: str
     model: Annotated[str, Meta(min_length=1, max_length=200)]
-    key_env: Variable | None = None
+    key_variable: Variable | None = None
     size: Annotated[str, Meta(max_length=40)] = "1024x1024"
     seconds: Seconds = IMAGE_SECONDS
     at_once: AtOnce = 2
@@ -87,12 +89,16 @@ class ToolsConfig(Wire, frozen=True):
         code_interpreter: what code may use.
         web_search: whom searches go to; without it, the tool says what to configure.
         image_gen: who makes images; without it, the tool says what to configure.
+        functions: Python functions that are tools.
+        mcp: MCP servers whose tools are offered.
     """
 
     builtin: list[BuiltinTool] = field(default_factory=lambda: list(BuiltinTool))
     code_interpreter: CodeInterpreterSettings = CodeInterpreterSettings()
     web_search: WebSearchSettings | None = None
     image_gen: ImageGenSettings | None = None
+    functions: list[FunctionSettings] = []
+    mcp: list[McpSettings] = []
 
 
 def check_tools(config: ToolsConfig) -> None:
@@ -102,6 +108,7 @@ def check_tools(config: ToolsConfig) -> None:
         InvalidRequest: something is wrong; the message names the entry.
     """
     _check_builtin(config)
+    _check_own(config)
 
 
 def _check_builtin(config: ToolsConfig) -> None:
@@ -113,12 +120,30 @@ def _check_builtin(config: ToolsConfig) -> None:
             _check_address("tools.web_search.url", search.url)
         elif search.provider == "searxng":
             raise InvalidRequest("tools.web_search.url: say where your SearXNG is")
-        if search.key_env is None and search.provider != "searxng":
+        if search.key_variable is None and search.provider != "searxng":
             raise InvalidRequest(
-                f"tools.web_search.key_env: {search.provider} wants a key; name the environment variable that holds it"
+                f"tools.web_search.key_variable: {search.provider} wants a key; name the environment variable that holds it"
             )
     if images is not None:
         _check_address("tools.image_gen.url", images.url)
+
+
+def _check_own(config: ToolsConfig) -> None:
+    names = [function.tool_name for function in config.functions]
+    taken = {tool.value for tool in BuiltinTool}
+    for name in names:
+        if name in taken:
+            raise InvalidRequest(
+                f"tools.functions: the name {name!r} is taken; give another `name`"
+            )
+        taken.add(name)
+    servers = [server.name for server in config.mcp]
+    if len(set(servers)) < len(servers):
+        raise InvalidRequest("tools.mcp: two servers have the same name")
+    for server in config.mcp:
+        check_mcp(server)
+        if server.url is not None:
+            _check_address(f"tools.mcp {server.name!r}: url", server.url)
 
 
 def _check_address(entry: str, url: str) -> None:
@@ -126,7 +151,7 @@ def _check_address(entry: str, url: str) -> None:
     if not _is_address(url):
         raise InvalidRequest(
             f"{entry}: an address of an API is http(s)://HOST[:PORT][/PATH], without query and fragment; a key does not stand "
-            "in it: name a `key_env`"
+            "in it: name a `key_variable`"
         )
 
 

@@ -7,15 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
-import socket
-import sys
-import traceback
 from collections.abc import Awaitable, Callable
-from importlib import import_module
 from typing import Any
 
-from ....bus.lifeline import die_with_parent
 from ....schemas import (
     AylluError,
     EngineError,
@@ -24,6 +18,7 @@ from ....schemas import (
     decode,
     encode,
 )
+from ...functions.child import failure_of, function_at, worker_connection
 from .protocol import Failed, FromChild, Ready, Scored, Setup
 
 Function = Callable[..., float | Awaitable[float]]
@@ -31,16 +26,7 @@ Function = Callable[..., float | Awaitable[float]]
 
 def main() -> None:
     """Answer what comes, until the worker closes the connection."""
-    fd, parent = map(int, sys.argv[1:])
-    die_with_parent(parent)
-    os.set_inheritable(fd, False)
-    # What a function prints belongs to the log.
-    os.dup2(2, 1)
-    with (
-        socket.socket(fileno=fd) as connection,
-        connection.makefile("rwb") as lines,
-        asyncio.Runner() as runner,
-    ):
+    with worker_connection() as lines, asyncio.Runner() as runner:
 
         def say(message: FromChild) -> None:
             lines.write(encode(message) + b"\n")
@@ -63,16 +49,7 @@ def _function_of(setup: Setup) -> Function:
     Raises:
         InvalidRequest: there is none, or it does not take what it will be given.
     """
-    module, _, name = setup.function.partition(":")
-    try:
-        function: Function | None = getattr(import_module(module), name, None)
-    except Exception as error:
-        traceback.print_exc()
-        raise InvalidRequest(
-            f"the module {module} cannot be imported ({type(error).__name__}); the log says why"
-        ) from error
-    if not callable(function):
-        raise InvalidRequest(f"the module {module} has no function {name}")
+    function: Function = function_at(setup.function)
     try:
         inspect.signature(function).bind(None, None, None, **setup.params)
     except TypeError as error:
@@ -90,13 +67,8 @@ def _answer(
         if inspect.isawaitable(score):
             score = runner.run(_result(score))
         return Scored(float(_number(score)))
-    except AylluError as error:
-        return Failed(error.info)
     except Exception as error:
-        # What an exception says may tell of files and secrets here: it stays in the log.
-        traceback.print_exc()
-        told = f"the function raised {type(error).__name__}; the log of its worker says why"
-        return Failed(EngineError(told).info)
+        return Failed(failure_of(error))
 
 
 async def _result(score: Awaitable[float]) -> float:
