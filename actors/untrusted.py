@@ -19,8 +19,8 @@ NOTE = (
 )
 """What the system says of answers."""
 
-_MARKUP = re.compile(r"[<>]|\[(?=/?[A-Za-z_]+\])")
-"""What control tokens and markers begin or end with; those of Mistral's models are words in brackets."""
+_BRACKET = re.compile(r"\[(?=/?[A-Za-z_]+\])")
+"""What control tokens of Mistral's models begin with: they are words in brackets, all others have angles."""
 _WORDS = "|".join(
     (
         *("s", "bos", "eos", "pad", "unk", "mask", "start_of_turn", "end_of_turn"),
@@ -41,8 +41,9 @@ _CONTROL = re.compile(
 
 def json_without_markup(value: Mapping[str, str]) -> str:
     """Return an object of texts as JSON in which no control token and no marker can stand; its texts come back whole."""
-    # All that matches is within a text: names and values are in quotes, and none of it is part of an escape.
-    return _MARKUP.sub(_as_escape, encode(value).decode())
+    # All that is replaced is within a text: names and values are in quotes, and none of it is part of an escape.
+    json = encode(value).decode().replace("<", "\\u003c").replace(">", "\\u003e")
+    return _BRACKET.sub(_as_escape, json)
 
 
 def untrusted(text: str) -> str:
