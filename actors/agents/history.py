@@ -30,6 +30,8 @@ MESSAGE_TOKENS = 8
 """What the roles and marks of one message take."""
 ANSWER_SHARE = 0.25
 """The part of the context that is kept free for the answer, where the agent does not limit it."""
+DOCUMENTS = ("text/html", "application/xhtml+xml", "application/pdf", "application/x-pdf")
+"""How the types of attachments begin that become text."""
 SUMMARY_TOKENS = 256
 SUMMARY_REQUEST = (
     "Summarise the conversation so far in a few sentences. Keep names, numbers, decisions and what was asked for. "
@@ -150,12 +152,12 @@ def retrieves(config: AgenticSystemCreateRequest, messages: Sequence[Message]) -
     return bool(config.memory_bank_uuids and question_of(messages))
 
 
-def has_addresses(messages: Sequence[Message]) -> bool:
-    """Tell whether messages have attachments whose content is elsewhere."""
+def to_fetch(messages: Sequence[Message]) -> bool:
+    """Tell whether messages have attachments whose content is elsewhere, or is no text yet."""
     contents = [message.content for message in messages]
-    contents += [one.content for message in messages for one in message.tool_responses]
     return any(
-        isinstance(part, Attachment) and not part.url.startswith("data:")
+        isinstance(part, Attachment)
+        and (not part.url.startswith("data:") or part.mime_type.lower().startswith(DOCUMENTS))
         for content in contents
         for part in (content if isinstance(content, list) else [content])
     )

@@ -29,7 +29,7 @@ from ...schemas import (
     TurnStatus,
 )
 from .checks import refusal
-from .history import has_addresses, retrieves
+from .history import retrieves, to_fetch
 from .records import Answered, CheckBegan, Checked, JournalRecord, Retrieved, Said
 from .step import Calls, Kind, OpenStep
 from .turn import Turn
@@ -137,7 +137,7 @@ def next_action(turn: Turn) -> Action | None:
     if turn.still >= MAX_ATTEMPTS:
         error = AylluError(f"{MAX_ATTEMPTS} executors were lost over this turn")
         return End(TurnStatus.failed, error=error, lost=True)
-    if not turn.attached and has_addresses(turn.opening.messages):
+    if not turn.attached and to_fetch(turn.opening.messages):
         return Attach()
     if turn.step is not None:
         return _go_on(turn, turn.step)

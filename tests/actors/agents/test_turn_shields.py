@@ -355,3 +355,6 @@ def test_addresses_of_attachments_are_followed_first() -> None:
     assert turn.opening.messages == [url]
     turn, _ = folded(msgspec.structs.replace(began(), messages=[fetched, user("x")]))
     assert next_action(turn) == Infer("")
+    page = Message(role=Role.user, content=Attachment("data:,<p>", "Text/HTML; charset=utf-8"))
+    turn, _ = folded(msgspec.structs.replace(began(), messages=[page]))
+    assert next_action(turn) == Attach()
