@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from ...schemas import Message, SafetyViolation, ShieldRequest, encode
@@ -29,6 +29,23 @@ class Shield(Protocol):
             AylluError: it cannot tell. Whoever asked must take that for a violation.
         """
         ...
+
+
+def strings_of(message: Message) -> Iterator[str]:
+    """Yield each text in a message by itself: those in the arguments of calls as they are, and not as JSON."""
+    yield readable(message.content)
+    for call in message.tool_calls:
+        waiting: list[Any] = [call.arguments]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, dict):
+                waiting += [*reversed(value.values()), *reversed(value)]
+            elif isinstance(value, list):
+                waiting += reversed(value)
+    for response in message.tool_responses:
+        yield readable(response.content)
 
 
 def text_to_check(message: Message) -> str:
