@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import anyio
@@ -28,7 +26,7 @@ from ...schemas import (
 from ...schemas.tasks import background_tasks
 from ..attachments import fetched_messages
 from ..patience import persistently
-from .approvals import Decisions, deny_expired, needing_approval
+from .approvals import deny_expired, needing_approval
 from .beginning import beginning
 from .calling import Calling
 from .desk import Desk
@@ -40,6 +38,7 @@ from .history import (
 )
 from .inference import Inference, summarised
 from .journal import Journal
+from .listening import Listening
 from .plan import (
     MAX_ATTEMPTS,
     Action,
@@ -59,11 +58,7 @@ from .plan import (
 from .records import (
     AGENTS,
     Attached,
-    Cancel,
     CheckBegan,
-    Command,
-    Decide,
-    Delete,
     Ended,
     Execute,
     HistoryCut,
@@ -125,19 +120,15 @@ class _Running:
         self._entry = entry
         self._command = command
         self._journal = journal
-        self._names = frozenset((command.turn, turn_of(entry, command)))
+        self._listening = Listening(desk, entry, command)
         self._inference: Inference | None = None
-        self._cancelled: AylluError | None = None
-        self._decisions = Decisions()
-        self._seen = entry.sequence
-        self._looking = anyio.Lock()
 
     # How it begins.
 
     async def begin(self, name: str) -> bool:
         """Write that the turn begins; false where it had begun before."""
         later, _ = await self._desk.later(self._entry.sequence)
-        error = self._cancel_among(later)
+        error = self._listening.cancel_among(later)
         if self._entry.expired:
             error = error or DeadlineExceeded("the turn expired before it could begin")
         began, exceeded = await beginning(self._desk, self._command, later, name)
@@ -171,54 +162,23 @@ class _Running:
         action = next_action(self._journal.turn)
         if not isinstance(action, Wait):
             return None
-        await self._look()
-        moved = self._cancelled is not None or self._decisions.news.is_set()
-        return None if moved or time.time() >= action.until else Parked(action.until)
+        await self._listening.look()
+        moved = self._listening.has_news or time.time() >= action.until
+        return None if moved else Parked(action.until)
 
     async def drive(self) -> Parked | None:
         """Do what there is to do until the turn has ended, is cancelled, or waits for people."""
         parked: Parked | None = None
         with anyio.CancelScope() as scope:
             async with background_tasks() as tasks:
-                tasks.start_soon(self._watch, scope)
+                tasks.start_soon(self._listening.watch, scope)
                 parked = await self._go_on()
-        if self._cancelled is not None and self._journal.turn.ended is None:
+        cancelled = self._listening.cancelled
+        if cancelled is not None and self._journal.turn.ended is None:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                await self._stop(self._cancelled)
+                await self._stop(cancelled)
             return None
         return parked
-
-    async def _watch(self, scope: anyio.CancelScope) -> None:
-        """Look for commands that end this turn, whenever there may be a new one."""
-        while self._cancelled is None:
-            await self._desk.look.wait()
-            self._desk.look = anyio.Event()
-            try:
-                await self._look()
-            except BaseException:
-                self._desk.look.set()  # Not all was seen.
-                raise
-        scope.cancel()
-
-    async def _look(self) -> None:
-        """Take note of what was asked of the agent since the last look."""
-        async with self._looking:
-            commands, self._seen = await persistently(partial(self._desk.later, self._seen))
-            self._cancelled = self._cancelled or self._cancel_among(commands)
-            for command in commands:
-                if isinstance(command, Decide) and command.turn in self._names:
-                    self._decisions.add(command)
-
-    def _cancel_among(self, commands: Sequence[Command]) -> AylluError | None:
-        for command in commands:
-            match command:
-                case Cancel() if command.turn in self._names:
-                    return Cancelled(command.reason or "the turn was cancelled")
-                case Execute() if command.interrupt and command.turn != self._command.turn:
-                    return Cancelled("another turn took the place of this one")
-                case Delete():
-                    return Cancelled("the agent was deleted")
-        return None
 
     async def _go_on(self) -> Parked | None:
         while (action := next_action(self._journal.turn)) is not None:
@@ -244,10 +204,10 @@ class _Running:
     async def _waited(self, action: Wait) -> bool:
         """Write what was decided about calls that wait; false if nothing was."""
         await self._journal.write()
-        await self._look()
-        if await self._decisions.write(self._journal):
+        await self._listening.look()
+        if await self._listening.decisions.write(self._journal):
             return True
-        if time.time() < action.until or self._cancelled is not None:
+        if time.time() < action.until or self._listening.cancelled is not None:
             return False
         await deny_expired(self._journal, action.until)
         return True
@@ -274,7 +234,7 @@ class _Running:
                 await self._infer()
             case RunTools():
                 bus = self._desk.office.bus
-                await Calling(bus, self._journal, self._decisions).run(action)
+                await Calling(bus, self._journal, self._listening.decisions).run(action)
             case End():
                 await self._end(action)
 

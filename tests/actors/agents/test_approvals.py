@@ -13,6 +13,7 @@ import pytest
 from support.agents import Agents, asked, running_agents
 from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_script
 
+from ayllu.actors.agents.records import wake_subject
 from ayllu.actors.engines.scripted import Script
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.schemas import (
@@ -274,6 +275,29 @@ async def test_a_turn_that_waits_holds_nothing() -> None:
             turns = [await ended(agents, name) for name in ("a", "b", "c")]
     assert before.epoch == 1
     assert {turn.status for turn in turns} == {TurnStatus.completed}
+
+
+async def test_an_executor_lets_go_of_a_turn_that_waits_already() -> None:
+    """One that finds such a turn, whose executor was lost, looks at it once, and is free for others."""
+    script = cast(Script, weather_script(NOW))
+    async with opened(("local", "")) as bus:
+        async with running_agents(bus, WeatherActor(), script=script, executors=0) as agents:
+            _, scope = await agents.executor()
+            await agents.create("a", **ASKING)
+            agents.tasks.start_soon(begin, agents, "a")
+            [call] = await waiting(agents, "a")
+            scope.cancel()
+            await agents.executor(slots=1)
+            # It is woken for nothing.
+            await agents.bus.storage.streams.append(wake_subject("a"), b"", msg_id="wake again")
+            await agents.create("b", **ASKING)
+            agents.tasks.start_soon(begin, agents, "b")
+            [other] = await waiting(agents, "b")
+            await agents.turns.approve(about(other))
+            assert (await ended(agents, "b")).status is TurnStatus.completed
+            assert await waiting(agents, "a") == [call]
+            await agents.turns.approve(about(call))
+            assert (await ended(agents, "a")).status is TurnStatus.completed
 
 
 @pytest.mark.parametrize("how", ["cancel", "delete", "interrupt"])
