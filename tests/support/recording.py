@@ -14,8 +14,8 @@ from typing import Any, cast
 import anyio
 import msgspec
 from support.agents import Agents, asked, running_agents
-from support.shields import WordShield, shield
 from support.weather import CONFIG, FORECAST, NOW, TOOLS, WeatherActor, weather_script
+from support.word_shield import WordShield, shield
 
 from ayllu.actors.agents.entries import durable_claims, standing_records
 from ayllu.actors.agents.records import JournalRecord

@@ -11,8 +11,8 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 from support.agents import Agents, asked, running_agents
-from support.shields import WordShield, shield
 from support.weather import CONFIG, FORECAST, NOW, TAIL, TOOLS, WeatherActor, weather_script
+from support.word_shield import WordShield, shield
 
 from ayllu.actors.agents.executor import Executor
 from ayllu.actors.engines.scripted import Script

@@ -9,8 +9,8 @@ from typing import Any, cast
 import anyio
 import pytest
 from support.agents import Agents, asked, running_agents
-from support.shields import WordShield, shield
 from support.weather import CONFIG, NOW, TOOLS, WeatherActor, calling, weather_script
+from support.word_shield import WordShield, shield
 
 from ayllu.actors.agents.checks import REFUSAL
 from ayllu.actors.engines.engine import Generation, Prompt
