@@ -34,7 +34,7 @@ from . import cell_runner
 from .settings import CodeInterpreterSettings
 
 MAX_CODE = 100_000
-"""Characters of a cell."""
+"""Characters of a cell. It does not stand in the schema: no grammar that forces a call counts so far."""
 MAX_FILES = 10
 MAX_FILE_BYTES = 4 << 20
 """What comes back of the files that a cell left, all together."""
@@ -70,7 +70,6 @@ class CodeInterpreter:
             "code": {
                 "type": "string",
                 "minLength": 1,
-                "maxLength": MAX_CODE,
                 "description": "The Python code.",
             },
             "keep_state": {
@@ -105,11 +104,14 @@ class CodeInterpreter:
         """Run a cell; see `Tool.run`.
 
         Raises:
+            TooLarge: there is too much code.
             Overloaded: too much other code runs.
             InvalidRequest: it wants its state to be kept, and did not come to its end, so that nothing can go on from it.
             InternalError: the sandbox did not start.
         """
         session = _Session.of(request)
+        if len(session.code) > MAX_CODE:
+            raise TooLarge(f"code has at most {MAX_CODE} characters, not {len(session.code)}")
         try:
             with anyio.fail_after(self._patience):
                 await self._slots.acquire()

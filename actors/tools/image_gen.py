@@ -54,7 +54,6 @@ class ImageGen(WebTool):
             "prompt": {
                 "type": "string",
                 "minLength": 1,
-                "maxLength": MAX_PROMPT,
                 "description": "What the picture shows, and in which style.",
             }
         },
@@ -86,11 +85,15 @@ class ImageGen(WebTool):
         """Have a picture made; see `Tool.run`.
 
         Raises:
+            TooLarge: the prompt is too long.
             AylluError: see `WebApi.ask` and `fetching`.
         """
+        prompt = request.arguments["prompt"]
+        if len(prompt) > MAX_PROMPT:
+            raise TooLarge(f"a prompt has at most {MAX_PROMPT} characters, not {len(prompt)}")
         try:
             with anyio.fail_after(self._settings.seconds):
-                body = await self._api.ask(self._question(request.arguments["prompt"]))
+                body = await self._api.ask(self._question(prompt))
                 data = await self._data(body)
         except TimeoutError as error:
             message = f"the image service did not answer within {self._settings.seconds:g} s"

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from ayllu.actors.prompts import forced_call_schema
 from ayllu.actors.sandbox import probing
 from ayllu.actors.tools import builtin
 from ayllu.actors.tools.actor import ToolListActor, offer_of
@@ -17,11 +18,17 @@ from ayllu.actors.tools.builtin import builtin_tools
 from ayllu.actors.tools.opening import tool_starts
 from ayllu.actors.tools.settings import ImageGenSettings, ToolsConfig, WebSearchSettings
 from ayllu.bus import Bus, client, local_bus, serve
+from ayllu.bus.client import offered_tools
 from ayllu.runtime.config import load_config
 from ayllu.schemas import (
     BuiltinTool,
+    ChatCompletionRequest,
+    Dialog,
     InvalidRequest,
+    Message,
     NotFound,
+    Role,
+    ToolDefinition,
     ToolList,
     ToolRequest,
     Tools,
@@ -68,6 +75,21 @@ async def test_all_four_are_offered_and_called_over_the_bus() -> None:
     # Another search does no harm; another picture costs, also for agents that were made before it was configured.
     assert not found.pop("image_gen")
     assert all(found.values())
+
+
+@pytest.mark.asyncio
+@pytest.mark.requirement("tool-settings")
+async def test_a_call_of_each_can_be_forced() -> None:
+    """Their schemas are such that engines make grammars of them."""
+    async with deployment(ToolsConfig()) as bus:
+        offers = await offered_tools(bus)
+    for offer in offers.values():
+        tool = ToolDefinition(offer.name, offer.parameters)
+        message = Message(role=Role.user, content="Go.")
+        request = ChatCompletionRequest(
+            "m", Dialog(message), available_tools=[tool], tool_choice=offer.name
+        )
+        assert forced_call_schema(request) is not None
 
 
 @pytest.mark.asyncio

@@ -189,6 +189,7 @@ async def test_wrong_arguments_are_refused() -> None:
         {"code": 5},
         {"code": "1", "keep_state": 1},
         {"code": "1", "x": 1},
+        {"code": "1" * 100_001},
     ):
         with pytest.raises(InvalidRequest):
             await actor().call(ToolRequest("code_interpreter", wrong))
