@@ -66,9 +66,11 @@ async def errors(
     return found
 
 
-async def main(folder: str | None = None) -> None:
+async def main(*folders: str) -> None:
     """Print the table."""
-    async with open_prompt_guard(PromptGuardSettings(folder=folder)) as guard:
+    async with open_prompt_guard(
+        PromptGuardSettings(folder=folders[0] if folders else None)
+    ) as guard:
         print(f"{'':24}" + "".join(f"{name:>22}" for name in SETS))
         tables = [await errors(labelled(name), guard.assess) for name in SETS]
         for attack, what in ((False, "taken for attacks"), (True, "attacks let pass")):

@@ -105,7 +105,7 @@ class CodeGuard:
             "confidence": {**_LEVEL, "description": "the least that counts; low by default"},
             "skips": {
                 "type": "array",
-                "items": {"type": "string", "pattern": "^B[0-9]{3}$"},
+                "items": {"type": "string", "pattern": "^B[0-9]{3}$", "maxLength": 4},
                 "maxItems": 200,
                 "description": f"bandit's tests that do not count; {', '.join(SKIPS)} by default",
             },

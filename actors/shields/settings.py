@@ -22,7 +22,7 @@ class LlamaGuardSettings(Wire, frozen=True):
     """
 
     model: Annotated[str, Meta(min_length=1)] | None = None
-    seconds: Seconds = 60.0
+    seconds: Seconds = 30.0
 
 
 class PromptGuardSettings(Wire, frozen=True):
