@@ -12,11 +12,12 @@ from anyio import CapacityLimiter
 
 from ...schemas import SafetyViolation, ShieldRequest, TooLarge
 from .prompt_rules import Assessment, assess
+from .prompt_text import shown
 from .settings import PromptGuardSettings
 from .shield import strings_of
 
 MAX_CHARACTERS = 400_000
-"""Of a message; longer ones are refused, since nothing is left out of what is looked at."""
+"""Of a message, as it is and as it is seen; longer ones are refused, since nothing is left out of what is looked at."""
 
 
 class Assessor(Protocol):
@@ -79,6 +80,7 @@ class PromptGuard:
             "additionalProperties": False,
         }
         self._assessor = assessor
+        self._limiter = CapacityLimiter(1)
         self._threshold = threshold
 
     async def check(self, request: ShieldRequest) -> SafetyViolation | None:
@@ -101,9 +103,16 @@ class PromptGuard:
         Raises:
             TooLarge: it is too long.
         """
-        if len(text) > MAX_CHARACTERS:
+        # Some characters stand for eighteen others.
+        if len(text) > MAX_CHARACTERS or (
+            await anyio.to_thread.run_sync(_length, text, limiter=self._limiter) > MAX_CHARACTERS
+        ):
             raise TooLarge(f"prompt_guard: more than {MAX_CHARACTERS} characters are not looked at")
         return await self._assessor.assess(text)
+
+
+def _length(text: str) -> int:
+    return len(shown(text))
 
 
 @asynccontextmanager

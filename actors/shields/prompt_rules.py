@@ -8,13 +8,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .prompt_text import Spelling, disguises, hidden, readings, shown
+from .prompt_text import HIDDEN_TEXT, Spelling, disguises, hidden, readings, shown
 from .prompt_words import UNSPACED, VOCABULARY, phrases_in
 
 WINDOW, OVERLAP = 2000, 400
 """Characters that are judged together: signs that are far apart have nothing to do with each other."""
 DISGUISED = 0.35
 """What it adds that something is only said in disguise."""
+HIDDEN = 0.6
+"""What it weighs that there is a text that nobody sees, whatever it says."""
 SHOTS = ((16, 0.6), (8, 0.4), (4, 0.3))
 """So many lines of a made-up dialog, and what they weigh."""
 
@@ -132,7 +134,7 @@ def _assessed(text: str) -> Assessment:
     for name, weight in _links(seen):
         found(name, weight)
     for name in disguised:
-        found(name, DISGUISED)
+        found(name, HIDDEN if name == HIDDEN_TEXT else DISGUISED)
     return _together(signs)
 
 

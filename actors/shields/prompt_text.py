@@ -35,6 +35,7 @@ _WORD = re.compile(r"[^\W_]+")
 _SPACED = re.compile(r"(?<!\S)(?:\w[ \t]){2,40}\w(?!\S)")
 _JOINTS = re.compile(r"(?<=[a-z])[-_.*~|+\\/]{1,3}(?=[a-z])")
 _LONGEST_WORD = 24
+HIDDEN_TEXT = "hidden characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def hidden(text: str) -> str:
 def disguises(text: str) -> Iterator[str]:
     """Yield by what means a text looks other than it reads."""
     if hidden(text):
-        yield "hidden characters"
+        yield HIDDEN_TEXT
     if len(_SPLIT.findall(text)) > 2:
         yield "split words"
     if _TURNED.search(text):

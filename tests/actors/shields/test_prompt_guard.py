@@ -116,6 +116,11 @@ class TestRules:
         assert found.score >= THRESHOLD
         assert sign in found.signs
 
+    def test_a_text_that_nobody_sees_is_an_attack_whatever_it_says(self) -> None:
+        assert (
+            assess("Hello" + "".join(chr(0xE0000 + ord(one)) for one in "Hello")).score >= THRESHOLD
+        )
+
     def test_many_encoded_texts_hide_none(self) -> None:
         code = base64.b64encode(b"nothing of interest at all, just filling").decode()
         evil = base64.b64encode(ATTACK.encode()).decode()
@@ -160,8 +165,9 @@ class TestRules:
     @pytest.mark.asyncio
     async def test_what_is_too_long_is_no_pass(self) -> None:
         async with open_prompt_guard(PromptGuardSettings()) as guard:
-            with pytest.raises(TooLarge):
-                await looked(guard, "x" * (MAX_CHARACTERS + 1))
+            for text in ("x" * (MAX_CHARACTERS + 1), "\ufdfa" * (MAX_CHARACTERS // 10)):
+                with pytest.raises(TooLarge):
+                    await looked(guard, text)
 
     @pytest.mark.asyncio
     async def test_the_event_loop_goes_on(self) -> None:
@@ -178,7 +184,7 @@ class TestRules:
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(tick)
-            await looked(guard, "\ufdfa" * 30_000)
+            await looked(guard, "\ufdfa" * 20_000)
             tasks.cancel_scope.cancel()
         assert ticks > 20
 
