@@ -28,6 +28,7 @@ from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS
 from .model_arguments import MODELS_EXAMPLE, add_model_arguments
 from .reward_arguments import REWARDS_EXAMPLE, add_reward_arguments
 from .synthesis_arguments import SYNTHESIZE_EXAMPLE, add_synthesize_arguments
+from .tool_arguments import TOOLS_EXAMPLE, add_tool_arguments
 from .training_arguments import (
     JOB_EXAMPLE,
     LOGS_EXAMPLE,
@@ -72,6 +73,7 @@ EXAMPLES = {
     "logs": LOGS_EXAMPLE,
     "models": MODELS_EXAMPLE,
     "rewards": REWARDS_EXAMPLE,
+    "tools": TOOLS_EXAMPLE,
     "dlq": LETTER_EXAMPLE,
     "spec": "ayllu spec --out spec",
     "token": "ayllu token alice --scopes Inference Models --expires 2027-12-31 >> ayllu.toml",
@@ -209,6 +211,7 @@ def _add_keepers(commands: Commands) -> None:
     add_reward_arguments(
         _add(commands, "rewards", "score answers; list the reward models"), DEFAULT_URL
     )
+    add_tool_arguments(_add(commands, "tools", "look at agents' tools, and try them"), DEFAULT_URL)
     add_letter_arguments(
         _add(commands, "dlq", "look at what could not be handled, send it again, forget it"),
         default_data_dir(),

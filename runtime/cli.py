@@ -170,6 +170,12 @@ def _rewards(options: argparse.Namespace) -> None:
     _run(partial(run_rewards, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _tools(options: argparse.Namespace) -> None:
+    from .tool_commands import run_tools
+
+    _run(partial(run_tools, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _dlq(options: argparse.Namespace) -> None:
     from .dead_letters import run
     from .supervisor import BUS_URL_VARIABLE
@@ -234,6 +240,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "jobs": _jobs,
     "models": _models,
     "rewards": _rewards,
+    "tools": _tools,
     "logs": _logs,
     "dlq": _dlq,
     "spec": _spec,

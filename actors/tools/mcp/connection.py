@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import httpx2
 import mcp_types as mcp
 from anyio.abc import TaskStatus
 from mcp.client import Client, IncomingMessage
@@ -16,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import TypeAdapter, ValidationError
 
-from ....schemas import EngineError, InvalidRequest, Unavailable
+from ....schemas import AylluError, EngineError, InvalidRequest, Unavailable
 from .http import http_transport
 from .settings import McpSettings
 from .stdio import Stdio
@@ -139,3 +140,18 @@ async def _listen(client: Client, connection: Connection) -> None:
             pass  # If it is more than that, listing the tools fails too.
         connection.doubted.set()
         await anyio.sleep(LISTEN_AGAIN_SECONDS)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a server is gone, for the log: what is known of it, which may stand in groups of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        known = [one for one in error.exceptions if isinstance(one, AylluError)]
+        error = (known or error.exceptions)[0]
+    match error:
+        case AylluError():
+            return error.message
+        case MCPError():
+            return f"it does not introduce itself: {error.message[:300]!a}"
+        case httpx2.TransportError():
+            return f"it cannot be reached: {type(error).__name__} {str(error)[:300]!a}"
+    return f"it fails: {type(error).__name__}"

@@ -12,14 +12,13 @@ from anyio.abc import TaskGroup, TaskStatus
 from ....bus.bus import Bus
 from ....bus.service import Service
 from ....schemas import (
-    AylluError,
     Content,
     DeadlineExceeded,
     ToolRequest,
     Unavailable,
 )
 from ..actor import ToolsActor
-from .connection import Connection, run_connection
+from .connection import Connection, reason_of, run_connection
 from .listing import Listed, usable_tools
 from .results import content_of
 from .settings import McpSettings
@@ -99,7 +98,7 @@ class McpServer:
                 await self._offer(tasks, ready)
         except Exception as error:
             ready.set()  # A server that is not there is no reason for the others not to start.
-            raise Unavailable(_reason(error)) from error
+            raise Unavailable(reason_of(error)) from error
 
     async def _offer(self, tasks: TaskGroup, ready: _Ready) -> None:
         seconds = self._settings.start_seconds
@@ -163,11 +162,3 @@ class _Ready:
         """Say so after a while."""
         await anyio.sleep(READY_SECONDS)
         self.set()
-
-
-def _reason(error: BaseException) -> str:
-    """Return why a server is gone: what is known of it, which may stand in groups of errors."""
-    while isinstance(error, BaseExceptionGroup):
-        known = [one for one in error.exceptions if isinstance(one, AylluError)]
-        error = (known or error.exceptions)[0]
-    return error.message if isinstance(error, AylluError) else f"it fails: {type(error).__name__}"
