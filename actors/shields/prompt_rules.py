@@ -112,7 +112,7 @@ def _of_the_whole(text: str) -> Iterator[tuple[str, float]]:
     if worst.score:
         yield "encoded", worst.score
         for sign in worst.signs:
-            yield sign, worst.score
+            yield sign, 0.0  # They are what the score is made of.
 
 
 def _assessed(text: str) -> Assessment:

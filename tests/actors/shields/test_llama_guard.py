@@ -10,6 +10,7 @@ import anyio
 import pytest
 from support.engines import small_model
 from support.shields import guard_model, looked, said, token, user
+from support.vllm_models import vllm_engine
 
 from ayllu.actors.engines.engine import Capability, Delta
 from ayllu.actors.engines.scripted import Step
@@ -221,14 +222,26 @@ async def test_what_says_nothing_is_not_asked_about() -> None:
 
 
 @pytest.mark.slow
-async def test_a_small_model_plays_it_over_a_bus() -> None:
-    """It shows the protocol; whether what it says is true is another question."""
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "llama_cpp",
+        pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(300)]),
+    ],
+)
+async def test_a_small_model_plays_it_over_a_bus(kind: str) -> None:
+    """It shows the protocol; whether what it says is true is another question. Engines tell probabilities in different ways."""
     found: list[SafetyViolation | None] = []
-    async with small_model(context=2048, slots=1) as engine, local_bus() as bus:
+    made = small_model(context=2048, slots=1) if kind == "llama_cpp" else vllm_engine(context=2048)
+    async with made as engine, local_bus() as bus:
         async with anyio.create_task_group() as tasks:
             await tasks.start(serve, bus, InferenceActor(engine, "lm"))
             for threshold in (0.0, 1.0):
-                found.append(await looked(guard(bus), "How do I bake bread?", threshold=threshold))
+                found.append(
+                    await looked(
+                        guard(bus, seconds=120.0), "How do I bake bread?", threshold=threshold
+                    )
+                )
             tasks.cancel_scope.cancel()
     violation, passed = found
     assert passed is None
