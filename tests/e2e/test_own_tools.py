@@ -160,7 +160,10 @@ def test_the_configurations() -> None:
         whole,
         flags=re.MULTILINE,
     )
-    for text in (FUNCTIONS, SERVERS, uncommented):
+    example = (EXAMPLES / "tool_mcp.toml").read_text()
+    with_all = re.sub(r"^# (?=\[\[|\w+ = )", "", example, flags=re.MULTILINE)
+    assert len(tomllib.loads(with_all)["tools"]["mcp"]) == 3
+    for text in (FUNCTIONS, SERVERS, uncommented, example, with_all):
         config = convert(tomllib.loads(text), Config)
         config.check()
         assert config.tools.functions or config.tools.mcp

@@ -17,7 +17,7 @@ OBJECT = {"type": "object"}
 NAMES = (
     *("pid", "hang", "die", "exit", "garbage", "flood", "endless", "freeze", "grow", "ask"),
     *("child", "fail", "empty", "media", "blob", "stderr", "environment", "unknown", "refuse"),
-    *("wrong", "elicit", "cancelled"),
+    *("wrong", "elicit", "cancelled", "leave"),
 )
 TOOLS: dict[str, Any] = dict.fromkeys(NAMES, OBJECT)
 TOOLS["echo"] = {
@@ -133,6 +133,10 @@ def call(id_: Any, name: str, arguments: dict[str, Any]) -> None:  # noqa: PLR09
                 params = {"message": "Password?", "requestedSchema": {**OBJECT, "properties": {}}}
             cancelled.append(id_)  # Who is answered when the refusal comes.
             say(id="asked", method=method, params=params)
+        case "leave":
+            # It holds our pipes, and has left the process group.
+            subprocess.Popen(["sleep", "5"], start_new_session=True)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "child":
             child = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)
             text(id_, str(child.pid))

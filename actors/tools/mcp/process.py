@@ -25,6 +25,8 @@ INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPD
 PATIENCE_SECONDS = 2.0
 """How long a server may take to end by itself once its input is closed."""
 END_SECONDS = 5.0
+WATCH_SECONDS = 0.5
+"""How often it is looked whether a server lives whose output does not end."""
 LOGGED_LINES, LOGGED_SECONDS = 50, 10.0
 """How many lines of a server's standard error are logged in so many seconds; the others are dropped."""
 LOGGED_CHARACTERS = 500
@@ -95,26 +97,37 @@ async def _end(process: Process) -> None:
         if process.stdin is not None:
             await process.stdin.aclose()
     with anyio.move_on_after(PATIENCE_SECONDS):
-        # Its output may be full: only who reads it sees it end.
-        async with anyio.create_task_group() as reading:
-            reading.start_soon(_drain, process.stdout)
-            reading.start_soon(_drain, process.stderr)
-            await _gone(process)
-            reading.cancel_scope.cancel()
+        await _gone(process)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with anyio.move_on_after(END_SECONDS):
         await _gone(process)
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream is not None:
-            with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await stream.aclose()
+    _close_pipes(process)
+
+
+def _close_pipes(process: Process) -> None:
+    # Nothing public closes them where what left the process group holds their other ends.
+    transport = getattr(getattr(process, "_process", None), "_transport", None)
+    if transport is not None:
+        transport.close()
 
 
 async def _gone(process: Process) -> None:
-    # Not `wait`, which waits for the end of the pipes too: others may hold them.
+    """Wait for the end of a process; its output may be full, and only who reads it sees it end."""
+    async with anyio.create_task_group() as reading:
+        reading.start_soon(_drain, process.stdout)
+        reading.start_soon(_drain, process.stderr)
+        # Not `wait`, which waits for the end of the pipes too: others may hold them.
+        while process.returncode is None:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        reading.cancel_scope.cancel()
+
+
+async def ended(process: Process) -> None:
+    """Return when a process has ended, and what it said last may have been read; its pipes may outlive it."""
     while process.returncode is None:  # noqa: ASYNC110
-        await anyio.sleep(0.01)
+        await anyio.sleep(WATCH_SECONDS)
+    await anyio.sleep(WATCH_SECONDS)
 
 
 async def _drain(stream: ByteReceiveStream | None) -> None:

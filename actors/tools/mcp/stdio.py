@@ -16,7 +16,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification, JSONRPCRequest, jsonrpc_message_adapter
 
 from ....schemas import Unavailable
-from .process import log_stderr, server_process
+from .process import ended, log_stderr, server_process
 from .settings import McpSettings
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ async def _opened(settings: McpSettings) -> AsyncIterator[Streams]:
         budget = _Budget()
         tasks.start_soon(_read, process, to_us, settings.name, budget)
         tasks.start_soon(_write, process, to_server, budget)
+        tasks.start_soon(_watch, process)
         yield inbox, outbox
         tasks.cancel_scope.cancel()
 
@@ -109,6 +110,11 @@ async def _read(
                 await to_us.send(SessionMessage(message))
             except anyio.BrokenResourceError:
                 return  # The session has ended.
+    raise Unavailable("it ended")
+
+
+async def _watch(process: Process) -> None:
+    await ended(process)
     raise Unavailable("it ended")
 
 

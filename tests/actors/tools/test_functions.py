@@ -95,7 +95,7 @@ async def test_arguments_are_converted_strictly(served: Served) -> None:
     async with served("height") as bus:
         assert await called(bus, "height", place=place) == "Cusco: 3399 m"
         assert await called(bus, "height", place=place, unit="ft", times=2) == "Cusco: 6798 ft"
-        for wrong in (
+        wrongs: list[dict[str, Any]] = [
             {"place": "Cusco"},
             {"place": {}},
             {"place": place, "unit": "km"},
@@ -103,7 +103,8 @@ async def test_arguments_are_converted_strictly(served: Served) -> None:
             {"place": place, "times": 2.5},
             {"place": place, "more": 1},
             {},
-        ):
+        ]
+        for wrong in wrongs:
             with pytest.raises(InvalidRequest):
                 await called(bus, "height", **wrong)
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from support.agents import asked, running_agents
@@ -166,7 +167,7 @@ async def test_failures_are_said(tool: str, error: type[Exception], said: str) -
 
 
 @pytest.mark.requirement("mcp-contained")
-@pytest.mark.parametrize("tool", ["die", "exit", "flood", "endless"])
+@pytest.mark.parametrize("tool", ["die", "exit", "flood", "endless", "leave"])
 async def test_a_server_that_ends_or_floods_in_a_call_is_started_anew(tool: str) -> None:
     async with served() as bus:
         first = await is_well(bus)
@@ -190,8 +191,8 @@ async def test_a_killed_server_is_started_anew_and_calls_in_flight_end() -> None
         pid = await is_well(bus)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fails, bus, "faults.hang", Unavailable)
-            while not json.loads(str(await called(bus, "faults.pid"))):
-                pass
+            await anyio.lowlevel.checkpoint()
+            assert await called(bus, "faults.pid") == pid  # What came before has arrived.
             os.kill(int(pid), signal.SIGKILL)
         assert await is_well(bus) != pid
 
