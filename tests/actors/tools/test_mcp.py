@@ -14,7 +14,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from mcp_types import Tool
 from support.agents import asked, running_agents
+from support.mcp_faults import BROKEN
 from support.mcp_servers import (
     TIME,
     called,
@@ -28,6 +30,7 @@ from support.processes import alive, wait_for
 from support.weather import TAIL, weather_script
 
 from ayllu.actors.engines.scripted import Script
+from ayllu.actors.tools.mcp.listing import usable_tools
 from ayllu.actors.tools.mcp.settings import McpSettings
 from ayllu.actors.tools.settings import ToolsConfig, check_tools
 from ayllu.bus import Bus, local_bus
@@ -258,7 +261,7 @@ async def test_what_a_server_says_of_its_tools_is_bounded_and_its_hints_are_not_
         offers = await offered_tools(bus)
         assert {name for name, offer in offers.items() if offer.idempotent} == {"faults.echo"}
         assert max(len(offer.description) for offer in offers.values()) <= 2003
-        for name in ("no-schema", "spaces in a name", "huge", "bomb"):
+        for name in BROKEN:
             assert f"faults.{name}" not in offers
             assert f"the tool '{name}' of MCP server faults is left out" in caplog.text
         # An expression that takes for ever is not followed.
@@ -266,6 +269,26 @@ async def test_what_a_server_says_of_its_tools_is_bounded_and_its_hints_are_not_
         text = "a" * 40 + "b"
         with anyio.fail_after(5):
             assert await called(bus, "faults.echo", text=text) == text
+
+
+@pytest.mark.requirement("mcp-listing")
+async def test_schemas_may_have_parts_that_are_referred_to(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    place = {"type": "object", "properties": {"pattern": {"type": "string", "pattern": "^a"}}}
+    schema = {
+        "type": "object",
+        "properties": {"a/b": {"$ref": "#/$defs/a~1b"}, "other": {"$ref": "#/$defs/a~1b"}},
+        "$defs": {"a/b": place},
+    }
+    [listed] = usable_tools([Tool(name="t", input_schema=schema)], faulty())
+    assert listed.parameters["properties"] == schema["properties"]
+    assert listed.parameters["$defs"]["a/b"]["properties"] == {"pattern": {"type": "string"}}
+    deep: dict[str, Any] = {"type": "object"}
+    for _ in range(40):
+        deep = {"type": "object", "properties": {"x": deep}}
+    assert usable_tools([Tool(name="deep", input_schema=deep)], faulty()) == []
+    assert "nested too deep" in caplog.text
 
 
 @pytest.mark.requirement("mcp-listing")
