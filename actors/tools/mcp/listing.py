@@ -26,8 +26,11 @@ MAX_ALL = 256 << 10
 MAX_NODES = 5000
 """Parts of a schema once all that it refers to stands in it: so much is looked at for each call."""
 _NAME = re.compile(r"[A-Za-z0-9_./-]{1,100}")
-_UNSAFE = ("pattern", "patternProperties")
-"""What a server could stop us with: expressions that take for ever. It may check them itself."""
+MAX_DEPTH = 64
+"""How deep these stand in each other."""
+_UNSAFE = ("pattern", "patternProperties", "$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor")
+"""What a server could stop us with: expressions that take for ever (it may check them itself), and names that would let
+references go where nobody looked."""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -75,8 +78,8 @@ def _listed(tool: mcp.Tool) -> Listed:
     check_schema(schema, tool.name)
     if schema.get("type", "object") != "object":
         raise InvalidRequest("its arguments are no object")
-    if _nodes(schema, schema, ()) > MAX_NODES:
-        raise InvalidRequest("its schema refers to itself too often")
+    if _nodes(schema, schema, ("#",)) > MAX_NODES:
+        raise InvalidRequest("its schema is too large with all that it refers to")
     description = (tool.description or tool.title or tool.name).strip()
     if len(description) > MAX_DESCRIPTION:
         description = f"{description[:MAX_DESCRIPTION]}..."
@@ -104,30 +107,42 @@ def _harmless_value(value: Any) -> Any:
     return [_harmless_value(one) for one in value] if isinstance(value, list) else value
 
 
-def _nodes(root: Mapping[str, Any], value: Any, within: tuple[str, ...]) -> int:
-    """Return how many parts a schema has with all that it refers to, up to one more than it may have."""
+def _nodes(root: Mapping[str, Any], value: Any, within: tuple[str, ...], depth: int = 0) -> int:
+    """Return how many parts a schema has with all that it refers to, up to one more than it may have.
+
+    Raises:
+        InvalidRequest: it cannot be told, since it refers to itself or to something else.
+    """
+    if depth > MAX_DEPTH:
+        raise InvalidRequest("its schema is nested too deep")
     count = 1
-    parts = (
-        [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    )
+    if isinstance(value, dict):
+        reference = value.get("$ref")
+        if isinstance(value.get("$dynamicRef"), str):
+            raise InvalidRequest("its schema has dynamic references")
+        if isinstance(reference, str):
+            if reference in within:
+                raise InvalidRequest("its schema refers to itself")
+            target = _target(root, reference)
+            count += _nodes(root, target, (*within, reference), depth + 1)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for part in parts:
-        count += _nodes(root, part, within)
-        if count > MAX_NODES:
-            return count
-    reference = value.get("$ref") if isinstance(value, dict) else None
-    if isinstance(reference, str) and reference not in within:
-        target = _target(root, reference)
-        count += _nodes(root, target, (*within, reference))
+        if count <= MAX_NODES:
+            count += _nodes(root, part, within, depth + 1)
     return count
 
 
 def _target(root: Mapping[str, Any], reference: str) -> Any:
-    """Return what a reference within a schema means; None where it means nothing in it."""
+    """Return what a reference within a schema means.
+
+    Raises:
+        InvalidRequest: nothing in this schema.
+    """
     found: Any = root
-    if not reference.startswith("#"):
-        return None
-    for name in reference.removeprefix("#").strip("/").split("/"):
-        if name:
-            key = name.replace("~1", "/").replace("~0", "~")
-            found = found.get(key) if isinstance(found, dict) else None
+    first, *names = reference.split("/")
+    for name in names:
+        key = name.replace("~1", "/").replace("~0", "~")
+        found = found.get(key) if isinstance(found, dict) else None
+    if first != "#" or not isinstance(found, dict):
+        raise InvalidRequest("its schema refers to what is not in it")
     return found
