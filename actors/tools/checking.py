@@ -1,41 +1,183 @@
-"""Whether the arguments of a call are right."""
+"""Whether the arguments of a call are right. Schemas may be anybody's, and arguments a model's: what checking costs is bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
-from jsonschema import Draft202012Validator, SchemaError
+import re2
+from jsonschema import Draft202012Validator, SchemaError, ValidationError
 from jsonschema.exceptions import best_match
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from ...schemas import InvalidRequest
 
+MAX_STEPS = 50_000
+"""How many keywords of a schema are looked at for one call: references can make few lines of a schema many."""
+MAX_UNIQUE = 1000
+"""How many items of a list are compared with each other."""
+MAX_TOLD = 500
+"""Characters of what is wrong, which may quote the arguments."""
+_VALUES = frozenset(("default", "const", "enum", "examples"))
+"""The keywords whose values are no schemas."""
+
+Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
+
+
+class _TooMuch(Exception):  # noqa: N818 - it says what it is
+    """To check it would take too long."""
+
+
+_steps: ContextVar[int] = ContextVar("steps")
+
+
+def _counted(keyword: Keyword) -> Keyword:
+    """Return a keyword that is looked at only so often in one check."""
+
+    def look(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        left = _steps.get() - 1
+        if left < 0:
+            raise _TooMuch
+        _steps.set(left)
+        yield from keyword(validator, value, instance, schema) or ()
+
+    return look
+
+
+def _pattern(validator: Any, value: str, instance: Any, _: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "string") and not _matches(value, instance):
+        yield ValidationError(f"{instance!r} does not match {value!r}")
+
+
+def _pattern_properties(
+    validator: Any, value: Mapping[str, Any], instance: Any, _: Any
+) -> Iterator[ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    for pattern, schema in value.items():
+        for name, one in instance.items():
+            if _matches(pattern, name):
+                yield from validator.descend(one, schema, path=name, schema_path=pattern)
+
+
+def _additional(
+    validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    more = [
+        name
+        for name in instance
+        if name not in known and not any(_matches(pattern, name) for pattern in patterns)
+    ]
+    if validator.is_type(value, "object"):
+        for name in more:
+            yield from validator.descend(instance[name], value, path=name)
+    elif not value and more:
+        yield ValidationError(f"there is no argument {', '.join(map(repr, more))}")
+
+
+def _unique(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "array") and len(instance) > MAX_UNIQUE:
+        raise _TooMuch
+    yield from Draft202012Validator.VALIDATORS["uniqueItems"](validator, value, instance, schema)
+
+
+_OWN: Mapping[str, Keyword] = {
+    # In time that grows with the text alone: Python's own expressions can take for ever.
+    "pattern": _pattern,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional,
+    "uniqueItems": _unique,
+}
+_extend: Any = extend  # It has no types.
+_KEYWORDS: Mapping[str, Any] = Draft202012Validator.VALIDATORS
+_Bounded = _extend(
+    Draft202012Validator,
+    {name: _counted({**_KEYWORDS, **_OWN}[name]) for name in _KEYWORDS},
+)
+
+
+@lru_cache(maxsize=1000)
+def _compiled(pattern: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    return re2.compile(pattern, options)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    return _compiled(pattern).search(text) is not None
+
 
 def check_schema(schema: Mapping[str, Any], name: str) -> None:
-    """Refuse what is no JSON schema.
+    """Refuse what is no JSON schema, or none by which arguments can be checked.
 
     Raises:
-        InvalidRequest: it is none; the message has the ``name`` of the tool.
+        InvalidRequest: why; the message has the ``name`` of the tool.
     """
+    where = f"the parameters of {name!r}"
     try:
         Draft202012Validator.check_schema(schema)
+        keywords = dict(_keywords(schema))
     except SchemaError as error:
-        raise InvalidRequest(
-            f"the parameters of {name!r} are no JSON schema: {error.message}"
-        ) from error
+        raise InvalidRequest(f"{where} are no JSON schema: {error.message}") from error
+    except RecursionError as error:
+        raise InvalidRequest(f"{where} are nested too deep") from error
+    for pattern, keyword in keywords.items():
+        if keyword == "unevaluatedProperties":
+            raise InvalidRequest(f"{where}: unevaluatedProperties cannot be checked")
+        try:
+            _compiled(pattern)
+        except re2.error as error:
+            raise InvalidRequest(
+                f"{where}: the {keyword} {pattern[:100]!r} is none of RE2, which has no look-around and no back-references"
+            ) from error
+
+
+def _keywords(schema: Any) -> Iterator[tuple[str, str]]:
+    """Yield the expressions in a schema, and the keyword that cannot be checked, each with the keyword that it stands at."""
+    if isinstance(schema, list):
+        for one in schema:
+            yield from _keywords(one)
+    if not isinstance(schema, Mapping):
+        return
+    for key, value in schema.items():
+        if key == "pattern" and isinstance(value, str):
+            yield value, key
+        elif key == "patternProperties" and isinstance(value, Mapping):
+            yield from ((pattern, key) for pattern in value)
+        elif key == "unevaluatedProperties" and not isinstance(value, Mapping):
+            yield key, key
+        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
+            for one in value.values():  # Their names are anybody's.
+                yield from _keywords(one)
+        elif key not in _VALUES:
+            yield from _keywords(value)
 
 
 def problem_with(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
     """Return what is wrong with the arguments of a call, for the model to read; None if they are right."""
     # With a registry of its own nothing that a schema refers to is fetched.
-    validator = Draft202012Validator(schema, registry=Registry())
+    validator = _Bounded(schema, registry=Registry())
+    _steps.set(MAX_STEPS)
     try:
         error = best_match(validator.iter_errors(arguments))
     except Unresolvable as unresolvable:
         return f"the tool's schema cannot be followed: {unresolvable}"
+    except RecursionError:
+        return "the tool's schema cannot be followed: it refers to itself without end"
+    except re2.error:
+        return "the tool's schema cannot be followed: it has an expression that is none"
+    except _TooMuch:
+        return "they are too much to be checked by the tool's schema"
     if error is None:
         return None
     where = "/".join(str(part) for part in error.absolute_path)
-    return f"{where}: {error.message}" if where else str(error.message)
+    told = str(error.message)
+    told = told if len(told) <= MAX_TOLD else f"{told[:MAX_TOLD]}..."
+    return f"{where}: {told}" if where else told

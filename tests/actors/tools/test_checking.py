@@ -1,0 +1,97 @@
+"""Arguments are checked against schemas that may be anybody's: rightly, and at a bounded cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from ayllu.actors.tools.checking import MAX_TOLD, check_schema, problem_with
+from ayllu.schemas import InvalidRequest
+
+pytestmark = pytest.mark.requirement("tool-arguments")
+
+LAUGHS = {
+    f"d{number}": {"allOf": [{"$ref": f"#/$defs/d{number + 1}"}] * 2} for number in range(60)
+} | {"d60": {"type": "object"}}
+"""Sixty lines that mean two to the sixtieth."""
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments", "says"),
+    [
+        ({"allOf": [{"$ref": "#"}]}, {}, "refers to itself"),
+        ({"$ref": "https://example.com/s"}, {}, "cannot be followed"),
+        ({"$defs": LAUGHS, "$ref": "#/$defs/d0"}, {}, "too much"),
+        (
+            {"properties": {"a": {"uniqueItems": True}}},
+            {"a": [{"x": number} for number in range(5000)]},
+            "too much",
+        ),
+        (
+            {"properties": {"a": {"pattern": "^(a+)+$"}}},
+            {"a": "a" * 50_000 + "b"},
+            "does not match",
+        ),
+        ({"patternProperties": {"^(a+)+$": False}}, {"a" * 50_000: 1}, "does not allow"),
+    ],
+    ids=["itself", "elsewhere", "laughs", "unique", "pattern", "names"],
+)
+def test_hostile_schemas_cost_little_and_are_no_crash(
+    schema: dict[str, Any], arguments: dict[str, Any], says: str
+) -> None:
+    problem = problem_with(schema, arguments)
+    assert problem is not None
+    assert says in problem or len(problem) >= MAX_TOLD
+    assert len(problem) < 2 * MAX_TOLD + len(next(iter(arguments), ""))
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": 3}, "no JSON schema"),
+        ({"properties": {"a": {"pattern": "(?=x)"}}}, "RE2"),
+        ({"patternProperties": {"(?=x)": {}}}, "RE2"),
+        ({"anyOf": [{"unevaluatedProperties": False}]}, "cannot be checked"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(schema: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        check_schema(schema, "x")
+
+
+def test_names_and_values_are_no_keywords() -> None:
+    names = {"pattern": {"type": "string"}, "unevaluatedProperties": {"default": {"pattern": "("}}}
+    check_schema({"properties": names}, "x")
+
+
+SCHEMAS = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["object", "string", "array", "integer"]),
+        "properties": st.dictionaries(
+            st.sampled_from("ab"), st.sampled_from([{"type": "integer"}, {"pattern": "^x+$"}, {}])
+        ),
+        "patternProperties": st.sampled_from([{"^a": {"type": "integer"}}, {"b$": False}, {}]),
+        "additionalProperties": st.sampled_from([True, False, {"type": "string"}]),
+        "required": st.sampled_from([[], ["a"], ["a", "b"]]),
+        "uniqueItems": st.booleans(),
+    },
+)
+VALUES = st.recursive(
+    st.integers(0, 3) | st.sampled_from(["x", "xx", "y"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", "ab", "c"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(SCHEMAS, st.dictionaries(st.sampled_from(["a", "b", "ab", "c"]), VALUES, max_size=3))
+def test_it_agrees_with_the_library(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    expected = Draft202012Validator(schema).is_valid(arguments)
+    assert (problem_with(schema, arguments) is None) == expected
