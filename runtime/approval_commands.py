@@ -21,6 +21,7 @@ from ..schemas import (
     encode,
 )
 from .call import read_payload
+from .terminal import one_line
 
 Decide = Callable[[Approval], Awaitable[None]]
 """Decides about a call, or leaves it to others."""
@@ -58,8 +59,9 @@ async def _list(stack: Stack, options: argparse.Namespace) -> None:
             continue
         left = (approval.expires_at - datetime.now(UTC)).total_seconds()
         call = f"{approval.tool_call.tool_name} {encode(approval.tool_call.arguments).decode()}"
-        names = f"{approval.agent_uuid}\t{approval.turn_id}\t{approval.call_id}"
-        sys.stdout.write(f"{names}\t{max(0, left):.0f} s\t{call}\n")
+        parts = (approval.agent_uuid, approval.turn_id, approval.call_id)
+        names = "\t".join(map(one_line, parts))  # Ids are any text, of anybody's.
+        sys.stdout.write(f"{names}\t{max(0, left):.0f} s\t{one_line(call)}\n")
 
 
 def asking(stack: Stack) -> Decide | None:

@@ -21,6 +21,7 @@ from ..schemas import (
     encode,
 )
 from .approval_commands import Decide
+from .terminal import harmless
 
 SHOWN = 200
 """How many characters of an answer or a document people see."""
@@ -30,9 +31,6 @@ TITLES = {
     ExecutionStepType.safety_filtering: "safety",
     ExecutionStepType.memory_retrieval: "memory",
 }
-_HARMLESS = dict.fromkeys([*range(32), *range(127, 160)], "�")
-del _HARMLESS[ord("\n")], _HARMLESS[ord("\t")]
-
 Write = Callable[[str, str], None]
 """Writes a text in a style."""
 
@@ -49,7 +47,7 @@ def terminal_writer() -> Write:
     console = Console(highlight=False)
 
     def write(text: str, style: str) -> None:
-        shown = text.translate(_HARMLESS)
+        shown = harmless(text)
         console.print(shown, end="", style=style, markup=False, emoji=False, soft_wrap=True)
 
     return write

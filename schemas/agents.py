@@ -15,7 +15,7 @@ from .content import (
     Message,
     ModelName,
     SamplingParams,
-    ShieldConfig,
+    Shields,
     StopReason,
     TokenUsage,
     ToolCall,
@@ -32,7 +32,7 @@ from .wire import Reply, Wire
 AgentId = Annotated[str, Meta(min_length=1, max_length=160)]
 """What a client calls its agent or turn: any text."""
 MAX_RETRIEVED = 100
-MAX_APPROVAL_SECONDS = 30 * 86_400.0
+MAX_APPROVAL_SECONDS = 7 * 86_400.0
 
 
 class ExecutionStepType(StrEnum):
@@ -152,8 +152,8 @@ class AgenticSystemCreateRequest(Wire, frozen=True):
         ),
     ] = set()
     memory_bank_uuids: list[str] = []
-    input_shields: list[ShieldConfig] = []
-    output_shields: list[ShieldConfig] = []
+    input_shields: Shields = []
+    output_shields: Shields = []
     sampling_params: Annotated[
         SamplingParams, Meta(description="Extension: how the model chooses its tokens.")
     ] = SamplingParams()

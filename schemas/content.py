@@ -88,6 +88,10 @@ class ShieldConfig(Wire, frozen=True):
     ] = {}
 
 
+Shields = Annotated[list[ShieldConfig], Meta(max_length=16)]
+"""The shields of one place."""
+
+
 class ToolDefinition(Wire, frozen=True):
     """A tool that a model may call.
 
@@ -100,8 +104,8 @@ class ToolDefinition(Wire, frozen=True):
     description: Annotated[
         str | None, Meta(description="Extension: what the tool does, for the model.")
     ] = None
-    input_shields: list[ShieldConfig] = []
-    output_shields: list[ShieldConfig] = []
+    input_shields: Shields = []
+    output_shields: Shields = []
 
 
 class StopReason(StrEnum):

@@ -44,14 +44,25 @@ class Decisions:
         self._commands.append(command)
         self.news.set()
 
+    def concern(self, turn: Turn) -> bool:
+        """Tell whether something was decided about a call that waits."""
+        return any(_place_of(turn, command.call_id) is not None for command in self._commands)
+
     async def write(self, journal: Journal) -> list[int]:
-        """Write down what was decided about calls that wait, and return their places; the first decision holds."""
+        """Write down what was decided about calls that wait, and return their places; the first decision holds.
+
+        What comes too late is a denial.
+        """
         self.news = anyio.Event()
         places = []
         while self._commands:
             command = self._commands.pop(0)
             place = _place_of(journal.turn, command.call_id)
-            if place is not None:
+            step = journal.turn.step
+            if place is not None and step is not None and time.time() >= step.calls.expires:
+                await journal.write(_expired(journal.turn, place, step.calls.expires))
+                places.append(place)
+            elif place is not None:
                 decided = Decided(
                     at=time.time(),
                     call=place,
@@ -75,8 +86,10 @@ def _place_of(turn: Turn, name: str) -> int | None:
 async def deny_expired(journal: Journal, until: float) -> None:
     """Write that the calls that still wait are denied: nobody has decided in time."""
     step = journal.turn.step
-    config = journal.turn.opening.agent.config
-    reason = f"nobody decided within {config.approval_timeout:g} s"
     for place in sorted(step.calls.waiting) if step is not None else ():
-        denied = Decided(at=until, call=place, decision=ApprovalDecision.deny, reason=reason)
-        await journal.write(denied)
+        await journal.write(_expired(journal.turn, place, until))
+
+
+def _expired(turn: Turn, place: int, at: float) -> Decided:
+    reason = f"nobody decided within {turn.opening.agent.config.approval_timeout:g} s"
+    return Decided(at=at, call=place, decision=ApprovalDecision.deny, reason=reason)

@@ -19,6 +19,7 @@ from ...schemas import (
     ToolResponse,
     encode,
 )
+from ..tools.checking import problem_with
 from .approvals import Decisions
 from .checks import definition
 from .entries import Fenced
@@ -98,6 +99,11 @@ class Calling:
         if decided is not None and decided.decision is ApprovalDecision.deny:
             why = f": {decided.reason}" if decided.reason else "."
             return told(call, f"The call was not approved{why}", "denied")
+        required = turn.opening.agent.config.require_approval
+        if decided is None and tool is not None and call.tool_name in required:
+            # Nobody was asked, since the arguments were wrong: whatever they seem to be now, it is not run.
+            problem = problem_with(tool.schema, call.arguments) or "they could not be checked"
+            return told(call, f"The arguments are wrong: {problem}", "invalid")
         if in_flight and tool is not None and not tool.idempotent:
             return unknown_outcome(call)
         changed = decided is not None and decided.arguments is not None

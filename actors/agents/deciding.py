@@ -10,7 +10,6 @@ from ...schemas import (
     Approval,
     ApprovalDecision,
     ApproveRequest,
-    AylluError,
     Conflict,
     InvalidRequest,
     NotFound,
@@ -54,11 +53,20 @@ async def decided(
     )
     async with aclosing(events) as told:
         async for event in told:
+            if not event.recovered and event.turn is not None:
+                waiting = [one.call_id for one in event.turn.approvals]
+                if request.call_id not in waiting:
+                    break
             approval = event.event.approval if event.event is not None else None
             if approval is None or approval.call_id != request.call_id:
                 continue
             if approval.decision is not None:
                 return _same(approval, request)
+    # Its event may have been among those that were lost with the bus.
+    timeline = await state_of(register.bus, register.claims, agent, name)
+    held = timeline.turn.approvals.get(request.call_id) if timeline is not None else None
+    if held is not None and held.decision is not None:
+        return _same(held, request)
     raise Conflict("the turn has ended")
 
 
@@ -112,9 +120,9 @@ async def _waiting(register: Register, agent: str) -> list[Approval]:
         return []
     try:
         command = await read_command(register.claims, entry)
-    except AylluError:
+        if not isinstance(command, Execute):
+            return []
+        timeline = await state_of(register.bus, register.claims, agent, turn_of(entry, command))
+    except (InvalidRequest, NotFound):
         return []  # It becomes a dead letter, or is just gone.
-    if not isinstance(command, Execute):
-        return []
-    timeline = await state_of(register.bus, register.claims, agent, turn_of(entry, command))
     return timeline.turn.waiting if timeline is not None else []

@@ -202,7 +202,7 @@ class Executor:
         """Work at a desk as long as there is something to do, and its lease lasts."""
         # A turn outlives the call that asked for it: neither its deadline nor its trace are those of this work.
         current_call.set(None)
-        done: bool | Parked = False
+        done: bool | Parked | None = False
         try:
             async with anyio.create_task_group() as tasks:
 
@@ -218,6 +218,7 @@ class Executor:
                 tasks.cancel_scope.cancel()
         except* AylluError as group:
             log.warning("work for an agent is put off: %s", group.exceptions[0])
+            done = None
         finally:
             self._leave(desk)
             with anyio.move_on_after(2, shield=True):
@@ -282,9 +283,11 @@ async def _settle(deliveries: list[Delivery], done: bool, delay: float = 0.0) ->
             log.debug("a wake-up was not settled, and comes again: %s", error)
 
 
-async def _hand_back(desk: Desk, done: bool | Parked) -> None:
+async def _hand_back(desk: Desk, done: bool | Parked | None) -> None:
     """Let go of the wake-ups of an agent: they come again where something is left to do."""
-    if desk.look.is_set():
+    if done is None:
+        await _settle(desk.deliveries, False, RETRY_SECONDS)  # It failed.
+    elif desk.look.is_set():
         await _settle(desk.deliveries, False)  # Something was asked since the last look.
     elif isinstance(done, Parked):
         left = max(0.0, done.until - time.time())

@@ -14,6 +14,7 @@ from .approvals import Decisions
 from .desk import Desk
 from .entries import turn_of
 from .records import Cancel, Command, Decide, Delete, Execute
+from .turn import Turn
 
 
 class Listening:
@@ -38,10 +39,9 @@ class Listening:
         self._seen = entry.sequence
         self._looking = anyio.Lock()
 
-    @property
-    def has_news(self) -> bool:
-        """Whether something was asked that is not dealt with."""
-        return self.cancelled is not None or self.decisions.news.is_set()
+    def has_news(self, turn: Turn) -> bool:
+        """Tell whether something was asked that is not dealt with; what was decided stands among the commands to the end."""
+        return self.cancelled is not None or self.decisions.concern(turn)
 
     async def look(self) -> None:
         """Take note of what was asked since the last look.
@@ -49,7 +49,8 @@ class Listening:
         Cancelling it loses nothing: the desk is told that there is something to see.
         """
         async with self._looking:
-            self._desk.look = anyio.Event()
+            if self._desk.look.is_set():  # Else somebody waits for this very one.
+                self._desk.look = anyio.Event()
             try:
                 later = partial(self._desk.later, self._seen)
                 commands, self._seen = await persistently(later)

@@ -147,7 +147,7 @@ def described(agent: str, name: str, timeline: Timeline) -> Turn:
         response_message=ended.response if ended else None,
         error=ended.error if ended else None,
         usage=turn.usage if began else None,
-        history=turn.use if began else None,
+        history=turn.told_use if began else None,
         begun_at=datetime.fromtimestamp(began.at, UTC) if began else None,
         ended_at=datetime.fromtimestamp(ended.at, UTC) if ended else None,
         approvals=turn.waiting,

@@ -13,6 +13,7 @@ from ...bus.deadletters import bury
 from ...bus.durable import Entry
 from ...schemas import (
     AylluError,
+    BusError,
     Cancelled,
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -20,6 +21,7 @@ from ...schemas import (
     ExecutionStepType,
     HistoryUse,
     InternalError,
+    InvalidRequest,
     TurnStatus,
     decode,
 )
@@ -83,6 +85,10 @@ class Parked:
     until: float
 
 
+class Unreadable(Exception):  # noqa: N818 - it says what it is
+    """No turn can be made of a journal."""
+
+
 async def run_turn(
     desk: Desk, entry: Entry, command: Execute
 ) -> Literal["done", "fenced"] | Parked:
@@ -106,6 +112,11 @@ async def run_turn(
             if parked is not None:
                 return parked
         await running.leave_behind(sure=new)
+    except Unreadable as error:
+        # It is too old, and its beginning is gone.
+        log.warning("the journal of the turn %r of %r cannot be read: %s", turn, desk.agent, error)
+        reason = f"its journal cannot be read: {error}"
+        await bury(desk.office.bus.storage, entry, reason=reason, attempts=1)
     except Fenced as fenced:
         log.info("the turn %r of %r has another executor: %s", turn, desk.agent, fenced)
         return "fenced"
@@ -136,7 +147,10 @@ class _Running:
             await self._journal.write(began)
         except Fenced:
             # It has begun already: an executor was lost over it, or the command came twice.
-            await self._journal.load()
+            try:
+                await self._journal.load()
+            except InvalidRequest as error:
+                raise Unreadable(error.message) from error
             self._desk.look.set()  # It may have been cancelled meanwhile.
             return False
         stopped = error or exceeded
@@ -163,7 +177,7 @@ class _Running:
         if not isinstance(action, Wait):
             return None
         await self._listening.look()
-        moved = self._listening.has_news or time.time() >= action.until
+        moved = self._listening.has_news(self._journal.turn) or time.time() >= action.until
         return None if moved else Parked(action.until)
 
     async def drive(self) -> Parked | None:
@@ -175,8 +189,10 @@ class _Running:
                 parked = await self._go_on()
         cancelled = self._listening.cancelled
         if cancelled is not None and self._journal.turn.ended is None:
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True) as closing:
                 await self._stop(cancelled)
+            if closing.cancelled_caught:
+                raise BusError("the end of a turn could not be written")
             return None
         return parked
 

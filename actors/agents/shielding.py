@@ -53,17 +53,20 @@ async def looked(bus: Bus, turn: Turn, stage: ShieldStage) -> Checked:
     # A step that is looked at again after a crash has its check open: what it looks at is the same.
     shields = turn.shields(stage)
     findings: list[Finding] = []
-    limiter = anyio.CapacityLimiter(AT_ONCE)
+    free = anyio.Semaphore(AT_ONCE)
 
     async def look(place: int, shield: ShieldConfig) -> None:
-        async with limiter:
+        try:
             violation = await violation_of(bus, shield, stage, messages_at(turn, stage, place))
+        finally:
+            free.release()
         if violation is not None:
             findings.append(Finding(place, violation))
 
     async with anyio.create_task_group() as tasks:
         for place, ones in shields.items():
             for shield in ones:
+                await free.acquire()  # Before there is a task: there may be many messages.
                 tasks.start_soon(look, place, shield)
     findings.sort(key=lambda finding: (finding.place, finding.violation.shield or ""))
     return Checked(at=time.time(), findings=findings)

@@ -41,6 +41,7 @@ from .checks import (
     withholds,
 )
 from .records import (
+    DAY,
     Answered,
     Began,
     CheckBegan,
@@ -58,6 +59,10 @@ Type = AgenticSystemExecuteResponseEventType
 
 StepRecord = Retrieved | Resumed | Said | CheckBegan | Checked | Decided | Answered
 """The records of a step that runs."""
+
+
+LONGEST = 25 * DAY
+"""After what time of a turn no call waits for a decision any more, in seconds."""
 
 
 class Steps:
@@ -246,7 +251,8 @@ class Steps:
         """Let the calls of a step run, but for those about which people are asked."""
         calls, opening = step.calls, self.opening
         calls.waiting -= calls.blocked.keys()
-        calls.expires = at + opening.agent.config.approval_timeout
+        # A journal is kept for 30 days: what waits must not outlive it.
+        calls.expires = min(at + opening.agent.config.approval_timeout, opening.at + LONGEST)
         expires = datetime.fromtimestamp(calls.expires, UTC)
         events = []
         for place, call in enumerate(calls.wanted):

@@ -6,6 +6,8 @@ the same records knows the same.
 
 from __future__ import annotations
 
+import msgspec
+
 from ...schemas import (
     AgenticSystemExecuteResponseEventType,
     AgenticSystemTurn,
@@ -13,6 +15,7 @@ from ...schemas import (
     AylluError,
     Cancelled,
     ErrorInfo,
+    HistoryUse,
     InvalidRequest,
     MemoryBankDocument,
     MemoryRetrievalStep,
@@ -99,6 +102,11 @@ class Turn(Steps):
         return [document for step in steps for document in step.documents]
 
     @property
+    def told_use(self) -> HistoryUse:
+        """How much of the history the model sees, for readers: no shield has looked at what it makes of the rest."""
+        return msgspec.structs.replace(self.use, summary=None) if self.withholds else self.use
+
+    @property
     def visible_history(self) -> list[Message]:
         """The messages of earlier turns that the model sees."""
         turns = self.opening.history[self.hidden :]
@@ -111,8 +119,7 @@ class Turn(Steps):
             return self.ended.status
         if self.began is None:
             return TurnStatus.queued
-        calls = self.step.calls if self.step is not None else None
-        if calls is not None and calls.waiting and not calls.ready:
+        if self.step is not None and self.waiting and not self.step.calls.ready:
             return TurnStatus.waiting
         return TurnStatus.running
 
@@ -138,7 +145,7 @@ class Turn(Steps):
             response_message=self.ended.response,
             turn_id=self.opening.turn,
             usage=self.usage,
-            history=self.use,
+            history=self.told_use,
         )
 
     def left_behind(self) -> list[Message]:

@@ -41,6 +41,7 @@ SKIPS = ("B101", "B110", "B112", "B311")
 _LEVEL: Mapping[str, Any] = {"enum": ["low", "medium", "high"]}
 _COOKIE = re.compile(r"^[ \t\f]*#[^\n]*?coding[:=][ \t]*([-\w.]+)")
 _UTF8 = frozenset({"utf-8", "utf8", "utf-8-sig"})
+_QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)
 
 
 class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +55,9 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         """Say it to people and models."""
-        return f"line {self.line}: {self.text} ({self.test}, severity {self.severity}, confidence {self.confidence})"
+        # What the code says may be what is withheld: bandit quotes it.
+        text = _QUOTED.sub("'...'", self.text)
+        return f"line {self.line}: {text} ({self.test}, severity {self.severity}, confidence {self.confidence})"
 
 
 class Looked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
@@ -16,8 +17,10 @@ from referencing.exceptions import Unresolvable
 
 from ...schemas import InvalidRequest
 
+log = logging.getLogger(__name__)
+
 MAX_STEPS = 50_000
-"""How many keywords of a schema are looked at for one call: references can make few lines of a schema many."""
+"""How much of a schema is looked at for one call, in keywords of short values: references can make few lines many."""
 MAX_UNIQUE = 1000
 """How many items of a list are compared with each other."""
 MAX_TOLD = 500
@@ -39,13 +42,23 @@ def _counted(keyword: Keyword) -> Keyword:
     """Return a keyword that is looked at only so often in one check."""
 
     def look(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        left = _steps.get() - 1
-        if left < 0:
-            raise _TooMuch
-        _steps.set(left)
-        yield from keyword(validator, value, instance, schema) or ()
+        _spend(1 + (0 if isinstance(value, str) else _size(value)) + _size(instance) // 1000)
+        for error in keyword(validator, value, instance, schema) or ():
+            _spend(1 + _size(instance) // 100)  # It quotes what is wrong.
+            yield error
 
     return look
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | dict) else 0
+
+
+def _spend(steps: int) -> None:
+    left = _steps.get() - steps
+    if left < 0:
+        raise _TooMuch
+    _steps.set(left)
 
 
 def _pattern(validator: Any, value: str, instance: Any, _: Any) -> Iterator[ValidationError]:
@@ -171,10 +184,12 @@ def problem_with(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str
         return f"the tool's schema cannot be followed: {unresolvable}"
     except RecursionError:
         return "the tool's schema cannot be followed: it refers to itself without end"
-    except re2.error:
-        return "the tool's schema cannot be followed: it has an expression that is none"
     except _TooMuch:
         return "they are too much to be checked by the tool's schema"
+    except Exception:
+        # References lead to what no one has checked, and the library has no bound for numbers.
+        log.debug("arguments cannot be checked", exc_info=True)
+        return "they cannot be checked by the tool's schema"
     if error is None:
         return None
     where = "/".join(str(part) for part in error.absolute_path)

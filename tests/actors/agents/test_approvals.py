@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import anyio
@@ -13,9 +14,13 @@ import pytest
 from support.agents import Agents, asked, running_agents
 from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_script
 
-from ayllu.actors.agents.records import wake_subject
+from ayllu.actors.agents import approvals
+from ayllu.actors.agents.entries import standing_records
+from ayllu.actors.agents.plan import MAX_ATTEMPTS
+from ayllu.actors.agents.records import JOURNAL, journal_subject, wake_subject
 from ayllu.actors.engines.scripted import Script
 from ayllu.bus.bus import Bus, connect, local_bus
+from ayllu.bus.deadletters import letters
 from ayllu.schemas import (
     AgenticSystemExecuteRequest,
     Approval,
@@ -367,3 +372,90 @@ async def test_only_executable_tools_require_approval() -> None:
         async with running_agents(bus, WeatherActor()) as agents:
             with pytest.raises(InvalidRequest, match="not among the executable_tools"):
                 await agents.create("al", **{**ASKING, "require_approval": {"weather"}})
+
+
+async def test_what_follows_an_approval_is_heard(kind: tuple[str, str]) -> None:
+    """A turn that went on after a decision still hears the next one, and a cancel."""
+    weather = WeatherActor(held=True)
+    async with (
+        opened(kind) as bus,
+        asking(bus, NOW, PUNO, weather=weather, local=kind[0] == "here") as (agents, name),
+    ):
+        first, second = await waiting(agents, name, 2)
+        await agents.turns.approve(about(first))
+        await weather.asked.wait()
+        weather.asked = anyio.Event()
+        await agents.turns.approve(about(second))
+        await weather.asked.wait()
+        turn = await agents.turns.cancel(name, "t", "enough")
+        assert turn.status is TurnStatus.cancelled
+    assert answers(turn) == ["The turn was cancelled."] * 2
+
+
+async def test_a_turn_that_waits_may_be_looked_at_any_number_of_times() -> None:
+    """What was decided before is no news: it is not claimed again and again, and not given up."""
+    async with opened(("local", "")) as bus, asking(bus, NOW, PUNO) as (agents, name):
+        first, second = await waiting(agents, name, 2)
+        await agents.turns.approve(about(first))
+        assert await waiting(agents, name) == [second]
+        before = await written(agents, name)
+        for number in range(2 * MAX_ATTEMPTS):
+            streams = agents.bus.storage.streams
+            await streams.append(wake_subject(name), b"", msg_id=f"again {number}")
+            await anyio.wait_all_tasks_blocked()
+        assert await waiting(agents, name) == [second]
+        assert await written(agents, name) == before
+        await agents.turns.approve(about(second))
+        assert (await ended(agents, name)).status is TurnStatus.completed
+
+
+async def written(agents: Agents, name: str) -> int:
+    """Return how many records a turn has."""
+    async with standing_records(agents.bus, agents.register.claims, name, "t") as records:
+        return len([one async for one in records])
+
+
+async def test_an_approval_that_comes_too_late_is_none() -> None:
+    weather = WeatherActor(held=True)
+    async with (
+        opened(("local", "")) as bus,
+        asking(bus, FORECAST, NOW, weather=weather, approval_timeout=0.1) as (agents, name),
+    ):
+        await weather.asked.wait()
+        [call] = (await agents.turns.get(name, "t")).approvals
+        while datetime.now(UTC) < call.expires_at:
+            await anyio.sleep(0.01)
+        with pytest.raises(Conflict, match="denied already"):
+            await agents.turns.approve(about(call))
+        weather.gate.set()
+        assert "nobody decided" in answers(await ended(agents, name))[1]
+    assert len(weather.keys) == 1
+
+
+async def test_what_nobody_was_asked_about_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where arguments that were wrong when it was to be asked seem to be right when the call is to run."""
+    weather = WeatherActor()
+    monkeypatch.setattr(approvals, "problem_with", lambda *_: "too deep")
+    async with opened(("local", "")) as bus, asking(bus, NOW, weather=weather) as (agents, name):
+        turn = await ended(agents, name)
+    assert answers(turn) == ["The arguments are wrong: they could not be checked"]
+    assert weather.keys == []
+
+
+async def test_a_journal_without_its_beginning_does_not_keep_an_executor_busy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It becomes a dead letter, once; the calls of others are listed all the same."""
+    async with opened(("local", "")) as bus, asking(bus, NOW) as (agents, name):
+        await waiting(agents, name)
+        streams = agents.bus.storage.streams
+        subject = journal_subject(name, "t")
+        first = await streams.first(JOURNAL.name, subject)
+        assert first is not None
+        await streams.purge(JOURNAL.name, subject, before=first.sequence + 1)
+        assert [one async for one in agents.turns.approvals()] == []
+        await streams.append(wake_subject(name), b"", msg_id="again")
+        while not (found := await letters(agents.bus.storage)):
+            await anyio.sleep(0.005)
+        assert "cannot be read" in found[0].reason
+        assert sum("cannot be read" in record.getMessage() for record in caplog.records) == 1

@@ -20,6 +20,8 @@ from ayllu.bus.bus import local_bus
 from ayllu.schemas import (
     AgenticSystemTurn,
     ApproveRequest,
+    HistoryPolicy,
+    HistoryUse,
     InvalidRequest,
     NotFound,
     SafetyFilteringStep,
@@ -203,17 +205,54 @@ async def test_a_shield_sees_what_was_said_before() -> None:
         ({"output_shields": [ShieldConfig("words", {"word": []})]}, InvalidRequest),
         ({"output_shields": [ShieldConfig("words", {"observe": "yes"})]}, InvalidRequest),
         ({"output_shields": [ShieldConfig("words", {"timeout": 0})]}, InvalidRequest),
+        ({"input_shields": [ShieldConfig("words")] * 17}, InvalidRequest),
         (
             {"available_tools": [ToolDefinition("clock", input_shields=[ShieldConfig("words")])]},
             Unsupported,
         ),
     ],
-    ids=["unknown", "own param", "observe", "timeout", "client tool"],
+    ids=["unknown", "own param", "observe", "timeout", "too many", "client tool"],
 )
 async def test_shields_that_an_agent_cannot_have(config: Any, error: type[Exception]) -> None:
     async with local_bus() as bus, running_agents(bus, ShieldsActor([WordShield()])) as agents:
         with pytest.raises(error):
             await agents.create("al", **config)
+
+
+async def test_a_summary_that_nothing_has_looked_at_is_not_told() -> None:
+    def script(prompt: Prompt, _: Generation) -> Sequence[Step]:
+        return ["Secret."] if "Summarise" in prompt.messages[-1].text else ["Fine."]
+
+    async with local_bus() as bus:
+        shields = ShieldsActor([WordShield()])
+        async with running_agents(bus, shields, script=cast(Script, script)) as agents:
+            await agents.create(
+                "al",
+                output_shields=[shield("Secret")],
+                history_policy=HistoryPolicy.summarise,
+                max_tokens=16,
+            )
+            histories: list[HistoryUse] = []
+            while not histories or not histories[-1].left_out:
+                turn = (await agents.system.execute(asked("al", "word " * 400))).turn
+                histories += [turn.history] if turn.history is not None else []
+            assert histories[-1].summary is None
+            seen = agents.engine.prompts[-1][0].messages[0].text
+            assert "Secret." in seen  # The model knows it.
+
+
+async def test_a_turn_does_not_wait_for_people_while_shields_look() -> None:
+    guard, script = WordShield(held=True), cast(Script, weather_script(NOW))
+    config = {**tool(input_shields=[shield()]), "require_approval": {"weather.now"}}
+    async with local_bus() as bus:
+        async with running_agents(
+            bus, WeatherActor(), ShieldsActor([guard]), script=script
+        ) as agents:
+            await agents.create("al", **config)
+            agents.tasks.start_soon(agents.system.execute, asked("al", "x", turn_id="t"))
+            with anyio.fail_after(20):
+                await guard.asked.wait()
+            assert (await agents.turns.get("al", "t")).status is TurnStatus.running
 
 
 @pytest.mark.requirement("agent-allowlist")

@@ -11,7 +11,7 @@ from support.shields import answered, looked, said, user
 
 from ayllu.actors.shields import code_guard
 from ayllu.actors.shields.code_blocks import Block, blocks
-from ayllu.actors.shields.code_guard import MAX_CODE, CodeGuard
+from ayllu.actors.shields.code_guard import MAX_CODE, CodeGuard, Finding
 from ayllu.actors.shields.settings import CodeGuardSettings
 from ayllu.schemas import (
     AylluError,
@@ -203,3 +203,12 @@ def test_blocks_of_markdown(text: str, found: list[Block]) -> None:
 def test_blocks_take_linear_time() -> None:
     for part in ("`", "```\n", " ", "> ", "- ", "~~~ x\n"):
         list(blocks(part * (500_000 // len(part))))
+
+
+def test_what_code_says_is_not_quoted() -> None:
+    """It may be what is withheld."""
+    text = "Possible hardcoded password: 'hunter2 it's'"
+    told = str(Finding("B105", 3, "low", "medium", text))
+    assert (
+        told == "line 3: Possible hardcoded password: '...' (B105, severity low, confidence medium)"
+    )

@@ -36,9 +36,36 @@ LAUGHS = {
             {"a": "a" * 50_000 + "b"},
             "does not match",
         ),
+        (
+            {"properties": {"a": {"items": {"required": [str(one) for one in range(1000)]}}}},
+            {"a": [{}] * 4000},
+            "too much",
+        ),
+        (
+            {"properties": {"a": {"anyOf": [{"pattern": f"x{one}"} for one in range(1000)]}}},
+            {"a": "y" * 1_000_000},
+            "too much",
+        ),
+        ({"properties": {"a": {"multipleOf": 0.1}}}, {"a": 10**400}, "cannot be checked"),
+        (
+            {"default": {"minimum": "x"}, "properties": {"a": {"$ref": "#/default"}}},
+            {"a": 1},
+            "cannot be checked",
+        ),
         ({"patternProperties": {"^(a+)+$": False}}, {"a" * 50_000: 1}, "does not allow"),
     ],
-    ids=["itself", "elsewhere", "laughs", "unique", "pattern", "names"],
+    ids=[
+        "itself",
+        "elsewhere",
+        "laughs",
+        "unique",
+        "pattern",
+        "required",
+        "any",
+        "number",
+        "reference",
+        "names",
+    ],
 )
 def test_hostile_schemas_cost_little_and_are_no_crash(
     schema: dict[str, Any], arguments: dict[str, Any], says: str
@@ -61,6 +88,11 @@ def test_hostile_schemas_cost_little_and_are_no_crash(
 def test_what_cannot_be_checked_is_refused(schema: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         check_schema(schema, "x")
+
+
+def test_much_that_is_simple_is_checked() -> None:
+    schema = {"properties": {"a": {"items": {"type": "number"}}, "b": {"minLength": 1}}}
+    assert problem_with(schema, {"a": list(range(20_000)), "b": "x" * 1_000_000}) is None
 
 
 def test_names_and_values_are_no_keywords() -> None:
