@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 
 MAX_STEPS = 50_000
 """How much of a schema is looked at for one call, in keywords of short values: references can make few lines many."""
+MAX_DEPTH = 80
+"""How many keywords stand in each other; well below what the interpreter's stack has room for, on which an answer must not
+depend, and whose end the library's native parts do not survive."""
+MAX_NESTING = 48
+"""How deep the values of a schema stand in each other."""
 MAX_UNIQUE = 1000
 """How many items of a list are compared with each other."""
 MAX_TOLD = 500
@@ -36,6 +41,7 @@ class _TooMuch(Exception):  # noqa: N818 - it says what it is
 
 
 _steps: ContextVar[int] = ContextVar("steps")
+_depth: ContextVar[int] = ContextVar("depth")
 
 
 def _counted(keyword: Keyword) -> Keyword:
@@ -43,9 +49,14 @@ def _counted(keyword: Keyword) -> Keyword:
 
     def look(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
         _spend(1 + (0 if isinstance(value, str) else _size(value)) + _size(instance) // 1000)
+        depth = _depth.get() + 1
+        if depth > MAX_DEPTH:
+            raise _TooMuch
+        _depth.set(depth)
         for error in keyword(validator, value, instance, schema) or ():
             _spend(1 + _size(instance) // 100)  # It quotes what is wrong.
             yield error
+        _depth.set(depth - 1)
 
     return look
 
@@ -134,13 +145,13 @@ def check_schema(schema: Mapping[str, Any], name: str) -> None:
         InvalidRequest: why; the message has the ``name`` of the tool.
     """
     where = f"the parameters of {name!r}"
+    if _is_deep(schema):
+        raise InvalidRequest(f"{where} are nested deeper than {MAX_NESTING} levels")
     try:
         Draft202012Validator.check_schema(schema)
         keywords = dict(_keywords(schema))
     except SchemaError as error:
         raise InvalidRequest(f"{where} are no JSON schema: {error.message}") from error
-    except RecursionError as error:
-        raise InvalidRequest(f"{where} are nested too deep") from error
     for pattern, keyword in keywords.items():
         if keyword == "unevaluatedProperties":
             raise InvalidRequest(f"{where}: unevaluatedProperties cannot be checked")
@@ -150,6 +161,18 @@ def check_schema(schema: Mapping[str, Any], name: str) -> None:
             raise InvalidRequest(
                 f"{where}: the {keyword} {pattern[:100]!r} is none of RE2, which has no look-around and no back-references"
             ) from error
+
+
+def _is_deep(value: Any) -> bool:
+    """Tell whether values stand too deep in each other."""
+    left = [(value, 1)]
+    while left:
+        one, depth = left.pop()
+        if depth > MAX_NESTING:
+            return True
+        parts = one.values() if isinstance(one, Mapping) else one if isinstance(one, list) else ()
+        left += [(part, depth + 1) for part in parts]
+    return False
 
 
 def _keywords(schema: Any) -> Iterator[tuple[str, str]]:
@@ -178,14 +201,13 @@ def problem_with(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str
     # With a registry of its own nothing that a schema refers to is fetched.
     validator = _Bounded(schema, registry=Registry())
     _steps.set(MAX_STEPS)
+    _depth.set(0)
     try:
         error = best_match(validator.iter_errors(arguments))
     except Unresolvable as unresolvable:
         return f"the tool's schema cannot be followed: {unresolvable}"
-    except RecursionError:
-        return "the tool's schema cannot be followed: it refers to itself without end"
     except _TooMuch:
-        return "they are too much to be checked by the tool's schema"
+        return "they are too much, or nested too deep, to be checked by the tool's schema"
     except Exception:
         # References lead to what no one has checked, and the library has no bound for numbers.
         log.debug("arguments cannot be checked", exc_info=True)

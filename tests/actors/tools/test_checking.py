@@ -23,7 +23,7 @@ LAUGHS = {
 @pytest.mark.parametrize(
     ("schema", "arguments", "says"),
     [
-        ({"allOf": [{"$ref": "#"}]}, {}, "refers to itself"),
+        ({"allOf": [{"$ref": "#"}]}, {}, "too much"),
         ({"$ref": "https://example.com/s"}, {}, "cannot be followed"),
         ({"$defs": LAUGHS, "$ref": "#/$defs/d0"}, {}, "too much"),
         (
@@ -76,6 +76,32 @@ def test_hostile_schemas_cost_little_and_are_no_crash(
     assert len(problem) < 2 * MAX_TOLD + len(next(iter(arguments), ""))
 
 
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
+
+
+def test_the_answer_does_not_depend_on_the_stack() -> None:
+    """Arguments and schemas as deep as they may be are checked wherever the caller stands."""
+    tree = {"properties": {"x": {"$ref": "#"}}}
+    deep: dict[str, Any] = {}
+    found = set()
+    for _ in range(60):
+        deep = {"x": deep}
+        found.add(problem_with(tree, deep) == called_from(400, tree, deep))
+    assert found == {True}
+    assert "too much" in str(problem_with(tree, deep))
+
+
+def called_from(frames: int, schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
+    """Return what is wrong, asked from far down the stack."""
+    if frames:
+        return called_from(frames - 1, schema, arguments)
+    return problem_with(schema, arguments)
+
+
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
@@ -83,6 +109,7 @@ def test_hostile_schemas_cost_little_and_are_no_crash(
         ({"properties": {"a": {"pattern": "(?=x)"}}}, "RE2"),
         ({"patternProperties": {"(?=x)": {}}}, "RE2"),
         ({"anyOf": [{"unevaluatedProperties": False}]}, "cannot be checked"),
+        (nested(600), "deeper than"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(schema: dict[str, Any], says: str) -> None:
