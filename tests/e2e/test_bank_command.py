@@ -295,7 +295,7 @@ def test_files_that_are_refused_do_not_stop_the_others(bank: Command, notes: Pat
     [large] = [line for line in refused if line.startswith("large.txt: ")]
     assert "1048576 bytes" in large
     assert "split it, or raise gateway.max_message_bytes" in large
-    reasons = {"latin.txt": "not utf-8", "blank.txt": "no text", "xxx": "160", "ü": "too long"}
+    reasons = {"latin.txt": "charset utf-8", "blank.txt": "no text", "xxx": "160", "ü": "too long"}
     for name, says in reasons.items():
         [line] = [line for line in refused if name in line]
         assert says in line
