@@ -17,7 +17,7 @@ from ..schemas import (
 from .attachments import answer_text, text_and_images, text_of
 from .engines.engine import ChatMessage, Image, Prompt, ToolAnswer
 from .tool_calls import CLOSING, OPENING, render_calls
-from .untrusted import NOTE, OUTPUT, json_without_markup, untrusted, without_control_tokens
+from .untrusted import NOTE, OUTPUT, json_without_markup, untrusted
 
 AUTO, NONE, REQUIRED = "auto", "none", "required"
 MAX_SCHEMA_DEPTH, MAX_SCHEMA_NODES, MAX_SCHEMA_TEXT, MAX_REPETITIONS = 24, 1000, 4000, 1000
@@ -87,7 +87,7 @@ def chat_prompt(
             notes.insert(0, messages.pop(0).text)
         messages.insert(0, ChatMessage(Role.system, "\n\n".join(notes)))
     if request.assistant_prefix:
-        begun = without_control_tokens(request.assistant_prefix)
+        begun = request.assistant_prefix
         messages.append(ChatMessage(Role.assistant, begun))
     return Prompt(
         messages=messages,
@@ -289,8 +289,6 @@ def _said(message: Message, model: str, where: str, *, images: bool) -> tuple[st
     text, found = text_and_images(
         message.content, model=model, where=f"{where}.content", images=images and of_user
     )
-    if message.role is Role.assistant:
-        text = without_control_tokens(text)  # It may repeat what a tool said.
     return text, found
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from ...schemas import (
     AgenticSystemCreateRequest,
     Attachment,
@@ -20,7 +22,7 @@ from ...schemas import (
     Role,
     encode,
 )
-from ..untrusted import json_without_markup
+from ..untrusted import json_without_markup, without_control_tokens
 from .records import AgentRecord
 from .turn import Turn
 
@@ -96,10 +98,17 @@ def shorter(use: HistoryUse) -> HistoryUse | None:
 def dialog_of(turn: Turn) -> Dialog:
     """Return the dialog that the model goes on with."""
     system = system_text(turn)
-    messages = [*turn.visible_history, *turn.dialog]
+    messages = [_repeating(one) for one in (*turn.visible_history, *turn.dialog)]
     if system:
         messages.insert(0, Message(role=Role.system, content=system))
     return Dialog(message=messages[-1], message_history=messages[:-1])
+
+
+def _repeating(message: Message) -> Message:
+    """Return a message as a model may read it again: what it said itself may repeat what a tool said."""
+    if message.role is not Role.assistant or not isinstance(message.content, str):
+        return message
+    return msgspec.structs.replace(message, content=without_control_tokens(message.content))
 
 
 def system_text(turn: Turn) -> str:

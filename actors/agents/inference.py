@@ -27,6 +27,7 @@ from ...schemas import (
     encode,
 )
 from ..patience import FIRST_PAUSE, FULL_PATIENCE, LONGEST_PAUSE, PATIENCE, pause_after
+from ..untrusted import without_control_tokens
 from .history import dialog_of
 from .records import Said
 from .turn import Turn
@@ -124,7 +125,8 @@ class Inference:
             stream=True,
             # A tool that is forced is forced once: the answers of tools must become an answer of the model.
             tool_choice=config.tool_choice if first and not said else None,
-            assistant_prefix=said or None,
+            assistant_prefix=without_control_tokens(said)
+            or None,  # It may repeat what a tool said.
         )
 
     async def _attempt(self, bus: Bus) -> None:
