@@ -59,19 +59,20 @@ class Decisions:
             command = self._commands.pop(0)
             place = _place_of(journal.turn, command.call_id)
             step = journal.turn.step
-            if place is not None and step is not None and time.time() >= step.calls.expires:
-                await journal.write(_expired(journal.turn, place, step.calls.expires))
-                places.append(place)
-            elif place is not None:
-                decided = Decided(
-                    at=time.time(),
-                    call=place,
-                    decision=command.decision,
-                    reason=command.reason,
-                    arguments=command.arguments,
-                )
-                await journal.write(decided)
-                places.append(place)
+            if place is None or step is None:
+                continue
+            now, expires = time.time(), step.calls.expires
+            decided = Decided(
+                at=now,
+                call=place,
+                decision=command.decision,
+                reason=command.reason,
+                arguments=command.arguments,
+            )
+            await journal.write(
+                decided if now < expires else _expired(journal.turn, place, expires)
+            )
+            places.append(place)
         return places
 
 

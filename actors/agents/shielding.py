@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 import anyio
 
@@ -42,8 +43,13 @@ AT_ONCE = 8
 """How many messages of one step shields look at, at once."""
 CONTEXT = 10
 """How many of the messages before it a shield sees."""
-COMMON = frozenset(("observe", "timeout"))
-"""The params that are not the shield's own."""
+COMMON_PARAMS = {
+    "properties": {
+        "observe": {"type": "boolean"},
+        "timeout": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SHIELD_SECONDS},
+    }
+}
+"""What all shields take beside their own params."""
 
 _CHECK = OPERATIONS["safety.check"]
 
@@ -54,10 +60,11 @@ async def looked(bus: Bus, turn: Turn, stage: ShieldStage) -> Checked:
     shields = turn.shields(stage)
     findings: list[Finding] = []
     free = anyio.Semaphore(AT_ONCE)
+    said = [*turn.visible_history, *turn.dialog]
 
-    async def look(place: int, shield: ShieldConfig) -> None:
+    async def look(place: int, shield: ShieldConfig, messages: list[Message]) -> None:
         try:
-            violation = await violation_of(bus, shield, stage, messages_at(turn, stage, place))
+            violation = await violation_of(bus, shield, stage, messages)
         finally:
             free.release()
         if violation is not None:
@@ -65,20 +72,22 @@ async def looked(bus: Bus, turn: Turn, stage: ShieldStage) -> Checked:
 
     async with anyio.create_task_group() as tasks:
         for place, ones in shields.items():
+            messages = _messages_at(turn, stage, place, said)
             for shield in ones:
                 await free.acquire()  # Before there is a task: there may be many messages.
-                tasks.start_soon(look, place, shield)
+                tasks.start_soon(look, place, shield, messages)
     findings.sort(key=lambda finding: (finding.place, finding.violation.shield or ""))
     return Checked(at=time.time(), findings=findings)
 
 
-def messages_at(turn: Turn, stage: ShieldStage, place: int) -> list[Message]:
-    """Return what a shield looks at, the last message, and what was said before it."""
-    before = [*turn.visible_history, *turn.dialog]
+def _messages_at(
+    turn: Turn, stage: ShieldStage, place: int, before: Sequence[Message]
+) -> list[Message]:
+    """Return what a shield looks at, the last message, and the latest of what was said before it."""
     step = turn.step
     if stage is ShieldStage.input:
-        before = before[: len(turn.visible_history) + place + 1]
-        return before[-CONTEXT - 1 :]
+        end = len(before) - len(turn.dialog) + place + 1
+        return list(before[max(0, end - CONTEXT - 1) : end])
     if step is None:
         raise ValueError("no step runs")
     if stage is ShieldStage.output:
@@ -98,12 +107,17 @@ def call_message(call: ToolCall) -> Message:
     return Message(role=Role.assistant, content="", tool_calls=[call])
 
 
+def own_params(shield: ShieldConfig) -> dict[str, Any]:
+    """Return the params that are the shield's own."""
+    common = COMMON_PARAMS["properties"]
+    return {name: value for name, value in shield.params.items() if name not in common}
+
+
 async def violation_of(
     bus: Bus, shield: ShieldConfig, stage: ShieldStage, messages: Sequence[Message]
 ) -> SafetyViolation | None:
     """Return what a shield finds in the last message; also where it fails, since nobody knows what it would have found."""
-    own = {name: value for name, value in shield.params.items() if name not in COMMON}
-    request = ShieldRequest(shield.shield_type, stage, list(messages), own)
+    request = ShieldRequest(shield.shield_type, stage, list(messages), own_params(shield))
     seconds = float(shield.params.get("timeout", SHIELD_SECONDS))
     try:
         with anyio.fail_after(seconds):

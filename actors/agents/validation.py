@@ -26,17 +26,10 @@ from ..prompts import parameters_schema
 from ..tools.checking import problem_with
 from .history import budget_of
 from .records import AgentRecord, BoundTool
-from .shielding import COMMON, MAX_SHIELD_SECONDS
+from .shielding import COMMON_PARAMS, own_params
 from .tools import bind
 
 RESERVED = frozenset(BuiltinTool)
-COMMON_PARAMS = {
-    "properties": {
-        "observe": {"type": "boolean"},
-        "timeout": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SHIELD_SECONDS},
-    }
-}
-"""What all shields take beside their own params."""
 
 
 async def resolved(bus: Bus, config: AgenticSystemCreateRequest, at: float) -> AgentRecord:
@@ -155,8 +148,7 @@ def _shield_problem(
             f"{where}: no live actor runs the shield {shield.shield_type!r}; there are: {known}"
         )
     problem = problem_with(COMMON_PARAMS, shield.params)
-    own = {name: value for name, value in shield.params.items() if name not in COMMON}
-    problem = problem or problem_with(offer.parameters, own)
+    problem = problem or problem_with(offer.parameters, own_params(shield))
     if problem is None:
         return None
     return InvalidRequest(f"{where}: params of {shield.shield_type!r}: {problem}")

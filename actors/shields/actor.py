@@ -17,7 +17,7 @@ from ...schemas import (
     ShieldResponse,
     encode,
 )
-from ..tools.checking import check_schema, problem_with
+from ..tools.checking import by_name, problem_with
 from .shield import Shield
 
 
@@ -34,11 +34,7 @@ class ShieldsActor(Safety):
     service_name = "safety"
 
     def __init__(self, shields: Sequence[Shield]) -> None:
-        self._shields = {shield.name: shield for shield in shields}
-        if len(self._shields) < len(shields):
-            raise InvalidRequest("two shields have the same name")
-        for shield in shields:
-            check_schema(shield.parameters, shield.name)
+        self._shields = by_name(shields, "shields")
         self.models = frozenset(self._shields)
         """The names that requests are routed by."""
         offers = [

@@ -24,7 +24,7 @@ from ...schemas import (
     Tools,
     encode,
 )
-from .checking import check_schema, problem_with
+from .checking import by_name, problem_with
 from .tool import Tool
 
 _CALL = OPERATIONS["tools.call"]
@@ -43,11 +43,7 @@ class ToolsActor(Tools):
     service_name = "tools"
 
     def __init__(self, tools: Sequence[Tool]) -> None:
-        self._tools = {tool.name: tool for tool in tools}
-        if len(self._tools) < len(tools):
-            raise InvalidRequest("two tools have the same name")
-        for tool in tools:
-            check_schema(tool.parameters, tool.name)
+        self._tools = by_name(tools, "tools")
         self.models = frozenset(self._tools)
         """The names that calls are routed by."""
         self.service_metadata = {TOOLS: encode([offer_of(tool) for tool in tools]).decode()}

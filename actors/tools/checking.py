@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import re2
 from jsonschema import Draft202012Validator, SchemaError, ValidationError
@@ -161,6 +161,30 @@ def check_schema(schema: Mapping[str, Any], name: str) -> None:
             raise InvalidRequest(
                 f"{where}: the {keyword} {pattern[:100]!r} is none of RE2, which has no look-around and no back-references"
             ) from error
+
+
+class Offered(Protocol):
+    """What is offered under a name, with a schema of what it takes."""
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+OfferedT = TypeVar("OfferedT", bound=Offered)
+
+
+def by_name(offered: Sequence[OfferedT], what: str) -> dict[str, OfferedT]:
+    """Return what an actor offers by its names.
+
+    Raises:
+        InvalidRequest: two have the same name, or the parameters of one are no JSON schema; ``what`` is what they are called.
+    """
+    found = {one.name: one for one in offered}
+    if len(found) < len(offered):
+        raise InvalidRequest(f"two {what} have the same name")
+    for one in offered:
+        check_schema(one.parameters, one.name)
+    return found
 
 
 def _is_deep(value: Any) -> bool:
