@@ -5,6 +5,7 @@ nats-py calls back from its own tasks; a callback that raised would end the task
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -77,7 +78,7 @@ async def bounded(clean_up: Callable[[], Awaitable[object]]) -> None:
 async def _connect(url: str, name: str, patience: float, watcher: _Watcher) -> Client:
     with anyio.move_on_after(patience):
         while True:
-            client = Client()
+            client = _Client()
             try:
                 await client.connect(
                     servers=url.split(","),
@@ -105,6 +106,19 @@ async def _connect(url: str, name: str, patience: float, watcher: _Watcher) -> C
                 raise
     why = watcher.last_error or "no answer"
     raise BusError(f"cannot connect to the bus within {patience:g} seconds: {why}")
+
+
+class _Client(Client):
+    """A client that goes on to read after a ping that was given up.
+
+    nats-py 2.16 keeps the future of a flush whose time was over; the pong that comes after all cannot be set there, and ends
+    the task that reads: the connection then hears nothing any more, until its own pings find it stale.
+    """
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
 
 class _Watcher:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import anyio
@@ -187,3 +189,20 @@ async def test_a_reader_of_a_stream_that_is_no_more_is_told(nats_url: str, again
                 await anext(entries)
         if again:
             await transport.storage._api.js.delete_stream("ANEW")
+
+
+@pytest.mark.requirement("nats-09")
+async def test_a_pong_that_comes_too_late_does_not_deafen_the_connection(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path / "n") as server, connect_nats(server.url) as transport:
+        storage = transport.storage
+        await storage.streams.ensure(SPEC)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            with anyio.move_on_after(0.2) as given_up:
+                async with transport.subscribe("late", lambda _: None):
+                    pass
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert given_up.cancelled_caught
+        with anyio.fail_after(3):
+            await storage.streams.append("events.a", b"x", msg_id="after")
