@@ -22,6 +22,7 @@ from .content import (
     ToolDefinition,
     ToolResponse,
 )
+from .delegation import AgentId, Cause, ChildTurn, Limits, Spent, SubAgent, TurnRef
 from .errors import ErrorInfo
 from .filters import Filter
 from .memory import MemoryBankDocument, SearchMode
@@ -29,8 +30,6 @@ from .safety import SafetyViolation
 from .webmethod import webmethod
 from .wire import Reply, Wire
 
-AgentId = Annotated[str, Meta(min_length=1, max_length=160)]
-"""What a client calls its agent or turn: any text."""
 MAX_RETRIEVED = 100
 MAX_APPROVAL_SECONDS = 7 * 86_400.0
 
@@ -192,6 +191,14 @@ class AgenticSystemCreateRequest(Wire, frozen=True):
             description="Extension: seconds that a call waits for it; then it is denied.",
         ),
     ] = 3600.0
+    sub_agents: Annotated[
+        list[SubAgent],
+        Meta(max_length=64, description="Extension: tools whose calls are turns of other agents."),
+    ] = []
+    limits: Annotated[
+        Limits,
+        Meta(description="Extension: what each turn may take, together with those that it starts."),
+    ] = Limits()
 
 
 class AgenticSystemCreateResponse(Reply, frozen=True):
@@ -238,6 +245,22 @@ class AgenticSystemExecuteRequest(Wire, frozen=True):
         Annotated[float, Meta(gt=0, le=31_536_000)] | None,
         Meta(description="Extension: seconds after which the turn is not begun any more."),
     ] = None
+    limits: Annotated[
+        Limits,
+        Meta(
+            description="Extension: what the turn may take, together with those that it starts; the agent's own limits hold, too."
+        ),
+    ] = Limits()
+    detached: Annotated[
+        bool,
+        Meta(
+            description="Extension: the turn stands beside the agent's others: it does not wait for them, and has no part in "
+            "their history."
+        ),
+    ] = False
+    cause: Annotated[
+        Cause | None, Meta(description="Extension: the event that it is started for.")
+    ] = None
 
 
 class AgenticSystemExecuteResponse(Reply, frozen=True):
@@ -270,6 +293,13 @@ class AgenticSystemExecuteResponseStreamChunk(Reply, frozen=True):
         Approval | None,
         Meta(description="Extension: a call that waits for a decision, or what was decided."),
     ] = None
+    child_turn: Annotated[
+        ChildTurn | None, Meta(description="Extension: a turn that a call has started.")
+    ] = None
+    child: Annotated[
+        ChildEvent | None,
+        Meta(description="Extension: an event of a turn that this one has started."),
+    ] = None
 
 
 class Agent(Reply, frozen=True):
@@ -300,12 +330,23 @@ class Turn(Reply, frozen=True):
     begun_at: datetime | None = None
     ended_at: datetime | None = None
     approvals: Annotated[list[Approval], Meta(description="Calls that wait for a decision.")] = []
+    children: Annotated[
+        list[ChildTurn], Meta(description="The turns that it has started, in their order.")
+    ] = []
+    parent: Annotated[
+        TurnRef | None, Meta(description="The turn that has started it, if one did.")
+    ] = None
+    cause: Annotated[
+        Cause | None, Meta(description="The event that it was started for, if it was.")
+    ] = None
+    limits: Limits = Limits()
+    spent: Spent = Spent()
 
 
 class TurnEvent(Reply, frozen=True):
-    """An event of a turn under its position, or where the reader stands.
+    """An event of a turn under its position, or where the reader stands; or an event of a turn that it has started.
 
-    The last event of a turn that has ended is its whole state, in ``turn``. So is the first one where the position that the
+    What stands in ``child`` does not count: ``epoch`` and ``index`` are those of the next event of the turn itself. The last event of a turn that has ended is its whole state, in ``turn``. So is the first one where the position that the
     reader gave is gone: then ``recovered`` is false, and the events that follow go on from that state.
     """
 
@@ -314,6 +355,15 @@ class TurnEvent(Reply, frozen=True):
     event: AgenticSystemExecuteResponseStreamChunk | None = None
     turn: Turn | None = None
     recovered: bool = True
+    child: ChildEvent | None = None
+
+
+class ChildEvent(Reply, frozen=True):
+    """An event of a turn that another one has started, under its own position."""
+
+    agent_uuid: str
+    turn_id: str
+    event: TurnEvent
 
 
 def assemble_turn(
@@ -390,11 +440,12 @@ class AgentTurns(Protocol):
         timeout=86_400.0,
     )
     def events(
-        self, agent_id: str, turn_id: str, epoch: int = 0, index: int = 0
+        self, agent_id: str, turn_id: str, epoch: int = 0, index: int = 0, children: str = ""
     ) -> AsyncIterator[TurnEvent]:
         """Follow a turn from a position: what was, then what comes, to its end.
 
-        An ``epoch`` of 0 means that the reader has seen nothing that could be lost.
+        An ``epoch`` of 0 means that the reader has seen nothing that could be lost. ``children`` says what it has seen of the
+        turns that this one has started and that run: ``TURN:EPOCH.INDEX`` of the next event of each, with commas between.
         """
         ...
 

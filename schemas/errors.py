@@ -179,6 +179,13 @@ class StepLimitExceeded(AylluError):
     http_status = 422
 
 
+class BudgetExceeded(AylluError):
+    """The turn, with those that it started, has used up the tokens, steps or cost units that it may take."""
+
+    code = "budget_exceeded"
+    http_status = 422
+
+
 class Unavailable(AylluError):
     """No live actor serves this operation at present."""
 

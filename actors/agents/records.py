@@ -2,6 +2,7 @@
 
     KV agents                                an agent's definition
     ayllu.v1.agent.<agent>.command           what is asked of an agent, until it is done
+    ayllu.v1.agent.<agent>.inbox             what anybody tells it: each message is a turn, until it is done
     ayllu.v1.agent.<agent>.history           what its turns left behind
     ayllu.v1.wake.agent.<agent>              the work queue of wake-ups
     ayllu.v1.turn.<agent>.<turn>.step        the journal of a turn, fenced
@@ -43,7 +44,7 @@ DAY = 86_400.0
 
 AGENTS = StreamSpec(
     name="AGENTS",
-    subjects=(f"{ROOT}.agent.*.command", f"{ROOT}.agent.*.history"),
+    subjects=(f"{ROOT}.agent.*.command", f"{ROOT}.agent.*.inbox", f"{ROOT}.agent.*.history"),
     max_bytes=4 << 30,
     # A full stream refuses new turns: nothing that was accepted may be lost.
     discard="new",
@@ -71,6 +72,11 @@ STREAMS = (AGENTS, WAKE, JOURNAL, DELTAS)
 def command_subject(agent: str) -> str:
     """Return where an agent is told what to do."""
     return f"{ROOT}.agent.{encode_token(agent)}.command"
+
+
+def inbox_subject(agent: str) -> str:
+    """Return where anybody on the bus tells an agent something: a `Message`, or the request of `agentic_system.execute`."""
+    return f"{ROOT}.agent.{encode_token(agent)}.inbox"
 
 
 def history_subject(agent: str) -> str:

@@ -25,6 +25,7 @@ CODES: dict[str, tuple[int, bool]] = {
     "slow_consumer": (503, True),
     "overloaded": (429, True),
     "step_limit_exceeded": (422, False),
+    "budget_exceeded": (422, False),
     "unavailable": (503, True),
     "actor_lost": (503, True),
     "bus_error": (503, True),

@@ -248,10 +248,12 @@ ADDED: dict[type[msgspec.Struct], set[str]] = {
     s.AgenticSystemTurn: {"turn_id", "usage", "history"},
     s.AgenticSystemCreateRequest: {
         "sampling_params", "max_tokens", "tool_choice", "max_steps", "history_policy", "retrieval",
-        "require_approval", "approval_timeout",
+        "require_approval", "approval_timeout", "sub_agents", "limits",
     },
-    s.AgenticSystemExecuteRequest: {"turn_id", "when_busy", "expires_in"},
-    s.AgenticSystemExecuteResponseStreamChunk: {"approval"},
+    s.AgenticSystemExecuteRequest: {
+        "turn_id", "when_busy", "expires_in", "limits", "detached", "cause",
+    },
+    s.AgenticSystemExecuteResponseStreamChunk: {"approval", "child_turn", "child"},
     s.SafetyViolation: {"shield", "observed", "score"},
     s.ToolDefinition: {"description"},
     s.SamplingParams: {"seed", "stop"},
@@ -391,6 +393,9 @@ def test_no_type_is_forgotten() -> None:
         s.ShieldResponse,
         s.Turn,
         s.TurnEvent,
+        s.ChildEvent,
+        *(s.Cause, s.ChildTurn, s.Limits, s.Spent, s.SubAgent, s.TurnRef),
+        *(s.DocumentsChanged, s.JobEnded, s.TurnEnded),
         *(s.Eq, s.Ne, s.In, s.Lt, s.Gt, s.Exists, s.And, s.Or, s.Not),
     }
     exported = [getattr(s, name) for name in s.__all__]
