@@ -124,6 +124,11 @@ class Handling:
         """Whether the work was told to end."""
         return self._stopped
 
+    @property
+    def handed_over(self) -> bool:
+        """Whether another actor has it now."""
+        return self._handed_over
+
     def begin(self) -> None:
         """Begin with the work; until then the caller only hears that the request was taken."""
         if self._begun is not None:

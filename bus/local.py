@@ -130,7 +130,7 @@ class LocalTransport:
         return [
             ServiceStats(info.name, info.id, info.stats())
             for _, info in sorted(self._services.items())
-            if info.name == name and info.endpoints and info.stats is not None
+            if name in ("", info.name) and info.endpoints and info.stats is not None
         ]
 
     def inbox(self) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
-from ..schemas import AylluError, EngineDead, Overloaded, Unavailable
+from ..schemas import AylluError, Cancelled, EngineDead, Overloaded, Unavailable
 from .bundles import Bundles
 from .bus import Bus
 from .description import describe
@@ -55,7 +59,10 @@ class Service:
         self.actor = actor
         self.withdrawn = anyio.Event()
         """Set once no new requests come."""
-        self.info, self._operations = describe(actor)
+        info, self._operations = describe(actor)
+        self.info = replace(info, stats=self.stats)
+        self._stats_of_actor = info.stats
+        self._calls = self._errors = 0
         self._drain = drain or Drain()
         self._running: dict[str, Handling] = {}
         self._idle = anyio.Event()
@@ -78,6 +85,29 @@ class Service:
     def running_count(self) -> int:
         """How many requests are being worked on, or wait for that."""
         return len(self._running)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the service tells of its work: what the actor tells (``service_stats``), and
+
+        - ``calls``: the requests that ended, and ``errors``: those of them that ended in an error other than their caller's
+          own cancellation; what was handed over to another actor counts there;
+        - ``running``: the requests that are being worked on;
+        - ``waiting``: those that wait for a slot; an actor that knows of more that waits may tell it itself.
+        """
+        waiting = 0 if self._slots is None else min(self._slots.waiting, len(self._running))
+        told: Mapping[str, Any] = {}
+        if self._stats_of_actor is not None:
+            try:
+                told = msgspec.convert(msgspec.to_builtins(self._stats_of_actor()), dict[str, Any])
+            except Exception:
+                log.exception("%s does not tell what it does", self.info.name)
+        return {
+            "waiting": waiting,
+            **told,
+            "calls": self._calls,
+            "errors": self._errors,
+            "running": len(self._running) - waiting,
+        }
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, or until it has been retired; started means ready.
@@ -199,6 +229,9 @@ class Service:
             self._slots.work_on(name)
         try:
             error = await handling.run(getattr(self.actor, handling.operation.method))
+            if not handling.handed_over:
+                self._calls += 1
+                self._errors += error is not None and not isinstance(error, Cancelled)
             if isinstance(error, EngineDead) and self._death is None:
                 self._death = error
                 self._stop_all(EngineDead("the engine died; its actor is being restarted"))

@@ -136,7 +136,7 @@ class Transport(Protocol):
         ...
 
     async def stats(self, name: str, *, wait: float = 0.25) -> list[ServiceStats]:
-        """Return what the live instances of a service tell about their work, ordered by their ids."""
+        """Return what the live instances of a service, or of all (""), tell about their work, ordered by their ids."""
         ...
 
     def inbox(self) -> str:

@@ -1,6 +1,6 @@
 """``/metrics``: what the gateway and the actors behind it are doing, in the text format of Prometheus.
 
-Labels have few values: operations of the table (any other name is ``unknown``), error codes of ours, kinds of actors, the
+Labels have few values: operations of the table (any other name is ``unknown``), error codes of ours, names of services, the
 models that live actors serve. What clients send never becomes a label.
 """
 
@@ -33,6 +33,7 @@ from ..bus.client import INFERENCE_SERVICE
 from ..bus.transport import ServiceStats
 from ..schemas import AylluError, Operation
 from ..schemas.errors import error_codes
+from .actor_metrics import ActorNumbers
 from .health import Fresh
 
 log = logging.getLogger(__name__)
@@ -142,11 +143,14 @@ def outcome_label(outcome: str) -> str:
 
 
 class _Snapshot(Collector):
-    """The numbers that are asked for at each scrape: those of the bus, and of the inference actors behind it."""
+    """The numbers that are asked for at each scrape: those of the bus, and of the actors behind it."""
 
-    def __init__(self, bus: Bus, engines: Sequence[tuple[str, EngineStats]]) -> None:
+    def __init__(
+        self, bus: Bus, engines: Sequence[tuple[str, EngineStats]], actors: ActorNumbers
+    ) -> None:
         self._bus = bus
         self._engines = engines
+        self._actors = actors
 
     def collect(self) -> Iterable[Metric]:
         transport = self._bus.transport
@@ -158,6 +162,7 @@ class _Snapshot(Collector):
         reconnects.add_metric([], transport.reconnects)
         yield connected
         yield reconnects
+        yield from self._actors.collect()
         yield from self._of_engines()
 
     def _of_engines(self) -> Iterable[Metric]:
@@ -188,26 +193,31 @@ class MetricsPage:
     def __init__(self, bus: Bus, metrics: Metrics) -> None:
         self._bus = bus
         self._metrics = metrics
-        self._engines = Fresh(self._ask_engines)
+        self._actors = ActorNumbers()
+        self._engines = Fresh(self._ask_actors)
 
     async def page(self, _: Request) -> Response:
         """Return the page."""
         snapshot = CollectorRegistry()
-        snapshot.register(_Snapshot(self._bus, await self._engines.get()))
+        snapshot.register(_Snapshot(self._bus, await self._engines.get(), self._actors))
         # In a thread: the text of many numbers takes some milliseconds, and tokens shall not wait for it.
         page = await anyio.to_thread.run_sync(generate_latest, self._metrics.registry)
         page += generate_latest(snapshot)
         return Response(page, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    async def _ask_engines(self) -> list[tuple[str, EngineStats]]:
+    async def _ask_actors(self) -> list[tuple[str, EngineStats]]:
+        """Ask all actors for their numbers, and return those of the engines."""
         found: list[ServiceStats] = []
         with anyio.move_on_after(BUS_SECONDS):
             try:
-                found = await self._bus.transport.stats(INFERENCE_SERVICE)
+                found = await self._bus.transport.stats("")
             except AylluError as error:
-                log.warning("the inference actors could not be asked: %s", error.message)
+                log.warning("the actors could not be asked: %s", error.message)
+        self._actors.take(found)
         engines: list[tuple[str, EngineStats]] = []
         for service in found:
+            if service.name != INFERENCE_SERVICE:
+                continue
             try:
                 engines.append((service.id, msgspec.convert(service.data, EngineStats)))
             except msgspec.ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
@@ -16,6 +16,7 @@ from ayllu.bus.client import client
 from ayllu.bus.context import CallContext, current_call
 from ayllu.bus.exchange import WINDOW
 from ayllu.bus.service import Service, serve
+from ayllu.bus.slots import Slots
 from ayllu.bus.transport import Message
 from ayllu.schemas import (
     BusError,
@@ -233,6 +234,79 @@ async def test_an_actor_that_stops_lets_running_calls_end(open_bus: OpenBus) -> 
             with anyio.CancelScope(shield=True):
                 rest += [number.value async for number in stream]
             assert rest == list(range(1, 4 * WINDOW))
+
+
+class TellingActor(ShapesActor):
+    """Tells something of its own, as others may get it wrong too."""
+
+    service_name = "telling"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: object = {"done": 1, "calls": 99}
+
+    def service_stats(self) -> object:
+        if self.told is None:
+            raise RuntimeError("a defect")
+        return self.told
+
+
+@pytest.mark.requirement("actor-numbers")
+async def test_every_actor_tells_what_it_does(open_bus: OpenBus) -> None:
+    actor = TellingActor()
+
+    async def told() -> Mapping[str, object]:
+        [one] = [one.data for one in await bus.transport.stats("") if one.name == "telling"]
+        return one
+
+    with anyio.fail_after(30):
+        async with open_bus() as bus, anyio.create_task_group() as tasks:
+            await tasks.start(serve, bus, actor)
+            shapes = client(Shapes, bus)
+            counts = {"calls": 0, "errors": 0, "running": 0, "waiting": 0}
+            assert await told() == {**counts, "done": 1}
+            await shapes.shout("x")
+            for how in ("known", "unknown"):
+                with pytest.raises((NotFound, InternalError)):
+                    await shapes.fail(how)
+            assert await told() == {**counts, "done": 1, "calls": 3, "errors": 2}
+            async with anyio.create_task_group() as hanging:
+                hanging.start_soon(shapes.hang)
+                await actor.started.wait()
+                assert (await told())["running"] == 1
+                hanging.cancel_scope.cancel()
+            while (await told())["calls"] != 4:  # The caller left before the work had ended.
+                await anyio.lowlevel.checkpoint()
+            for wrong in (None, [1], {"done": object()}):
+                actor.told = wrong
+                assert await told() == {**counts, "calls": 4, "errors": 2}
+            tasks.cancel_scope.cancel()
+
+
+class SlottedActor(ShapesActor):
+    """Runs one request at a time."""
+
+    service_name = "slotted"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = Slots(1, waiting=5)
+
+
+@pytest.mark.requirement("actor-numbers")
+async def test_requests_that_wait_for_a_slot_do_not_run(open_bus: OpenBus) -> None:
+    with anyio.fail_after(30):
+        async with open_bus() as bus, anyio.create_task_group() as tasks:
+            await tasks.start(serve, bus, SlottedActor())
+            shapes = client(Shapes, bus)
+            for _ in range(3):
+                tasks.start_soon(shapes.hang)
+            told: Mapping[str, object] = {}
+            while told.get("waiting") != 2:
+                await anyio.lowlevel.checkpoint()
+                [told] = [one.data for one in await bus.transport.stats("slotted")]
+            assert told == {"calls": 0, "errors": 0, "running": 1, "waiting": 2}
+            tasks.cancel_scope.cancel()
 
 
 @pytest.mark.requirement("switch-loses-nothing")

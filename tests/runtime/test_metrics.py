@@ -182,6 +182,25 @@ async def test_slots_and_tokens_of_the_engines() -> None:
             assert page.value("ayllu_tokens_total", kind="prompt", model="m") == 9
 
 
+@pytest.mark.requirement("actor-numbers")
+async def test_the_page_shows_every_service() -> None:
+    async with running_gateway() as gateway, anyio.create_task_group() as tasks:
+        foreign = ServiceInfo("foreign", "1.0.0", endpoints=(Endpoint("e", "foreign.e", "q"),))
+        async with gateway.bus.transport.announce(foreign, lambda _: None):
+            await gateway.shapes.shout("x")
+            with pytest.raises(NotFound):
+                await gateway.shapes.fail("known")
+            tasks.start_soon(gateway.shapes.hang)
+            await gateway.actor.started.wait()
+            page = await scrape(gateway.http)
+            assert page.value("ayllu_actor_calls_total", service="shapes", outcome="ok") == 1
+            assert page.value("ayllu_actor_calls_total", service="shapes", outcome="error") == 1
+            assert page.value("ayllu_actor_running", service="shapes") == 1
+            assert page.value("ayllu_actor_waiting", service="shapes") == 0
+            assert page.labels("service") == {"shapes"}
+            tasks.cancel_scope.cancel()
+
+
 @asynccontextmanager
 async def on_nats(url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """Run a gateway and an inference actor on a real bus."""
