@@ -219,4 +219,4 @@ async def test_it_counts_what_it_does() -> None:
     async with local_bus() as bus, rewards(bus, m=double) as scoring:
         await scoring.score(request(prompt("1", "x", "2")))
         [stats] = await bus.transport.stats("rewards")
-    assert stats.data == {"model": "m", "scored": 2, "unscored": 1}
+    assert {"model": "m", "scored": 2, "unscored": 1}.items() <= stats.data.items()
