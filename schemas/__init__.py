@@ -190,6 +190,7 @@ from .synthetic_data import (
     SyntheticDataStatistics,
 )
 from .tools import ToolList, ToolOffer, ToolRequest, Tools, tool_offers
+from .tracing import CallTrace, StepTrace, TurnTrace, TurnTraces
 from .training_jobs import (
     Checkpoint,
     JobEvent,
@@ -238,6 +239,7 @@ __all__ = [
     "BudgetExceeded",
     "BuiltinTool",
     "BusError",
+    "CallTrace",
     "Cancelled",
     "Cause",
     "ChatCompletionRequest",
@@ -386,6 +388,7 @@ __all__ = [
     "SlowConsumer",
     "Spent",
     "StepLimitExceeded",
+    "StepTrace",
     "StopReason",
     "SubAgent",
     "SyntheticDataGeneration",
@@ -412,6 +415,8 @@ __all__ = [
     "TurnEvent",
     "TurnRef",
     "TurnStatus",
+    "TurnTrace",
+    "TurnTraces",
     "Unauthenticated",
     "Unavailable",
     "UnscoredGeneration",

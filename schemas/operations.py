@@ -18,6 +18,7 @@ from .rewards import RewardScoring
 from .safety import Safety
 from .synthetic_data import SyntheticDataGeneration, SyntheticDataJobs
 from .tools import ToolList, Tools
+from .tracing import TurnTraces
 from .training_jobs import PostTrainingJobs
 from .webmethod import Operation, operations_of
 
@@ -25,6 +26,7 @@ PROTOCOLS: tuple[type, ...] = (
     Inference,
     AgenticSystem,
     AgentTurns,
+    TurnTraces,
     MemoryBanks,
     MemoryBankDocuments,
     RewardScoring,

@@ -396,6 +396,7 @@ def test_no_type_is_forgotten() -> None:
         s.ChildEvent,
         *(s.Cause, s.ChildTurn, s.Limits, s.Spent, s.SubAgent, s.TurnRef),
         *(s.DocumentsChanged, s.JobEnded, s.TurnEnded),
+        *(s.CallTrace, s.StepTrace, s.TurnTrace),
         *(s.Eq, s.Ne, s.In, s.Lt, s.Gt, s.Exists, s.And, s.Or, s.Not),
     }
     exported = [getattr(s, name) for name in s.__all__]

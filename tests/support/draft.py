@@ -30,6 +30,7 @@ EXTENSIONS = frozenset(
         "improvement.report",
         "agentic_system.turn.approve",
         "agentic_system.turn.approvals",
+        "agentic_system.turn.trace",
         "tools.call",
         "tools.list",
         "safety.check",
