@@ -337,8 +337,8 @@ class JetStreamWorkQueue:
                     log.debug("an entry was not handed back: %r", error)
 
 
-async def work_queue(
-    api: JetStreamApi, stream: str, consumer: str, subject: str, ack_wait: float
+async def work_queue(  # noqa: PLR0917 - what `Streams.work` takes
+    api: JetStreamApi, stream: str, consumer: str, subject: str, after: int, ack_wait: float
 ) -> JetStreamWorkQueue:
     """Return a durable consumer, made or changed as needed."""
     config = ConsumerConfig(
@@ -351,6 +351,9 @@ async def work_queue(
         max_ack_pending=MAX_ACK_PENDING,
         filter_subject=None if subject == ">" else subject,
     )
+    if after:
+        config.deliver_policy = DeliverPolicy.BY_START_SEQUENCE
+        config.opt_start_seq = after + 1
     with translated(f"work on the stream {stream}"):
         await api.js.add_consumer(stream, config, timeout=TIMEOUT)
     return JetStreamWorkQueue(api, stream, consumer)

@@ -215,9 +215,27 @@ class Streams(Protocol):
         ...
 
     async def work(
-        self, stream: str, consumer: str, *, subject: str = ">", ack_wait: float = 30.0
+        self,
+        stream: str,
+        consumer: str,
+        *,
+        subject: str = ">",
+        after: int = 0,
+        ack_wait: float = 30.0,
     ) -> WorkQueue:
-        """Return the durable consumer of a stream, created where it is missing."""
+        """Return the durable consumer of a stream, created where it is missing.
+
+        Args:
+            stream: the stream.
+            consumer: its name; all who name it share it.
+            subject: which entries it gets (wildcards allowed).
+            after: the sequence after which they stand; it stays what it was when the consumer was created.
+            ack_wait: seconds after which what was not acknowledged is delivered again.
+        """
+        ...
+
+    async def end_work(self, stream: str, consumer: str) -> None:
+        """Remove a durable consumer, if there is one; what waits for it gets errors, what it has not done stays in the stream."""
         ...
 
 

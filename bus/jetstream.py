@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from nats.js.api import (
     StreamConfig,
 )
 
-from ..schemas import BusError, Conflict, InvalidRequest
+from ..schemas import BusError, Conflict, InvalidRequest, NotFound
 from .buckets import JetStreamKeyValue, JetStreamObjects, key_value_config, objects_config
 from .consumers import Reader, entry_of, work_queue
 from .durable import (
@@ -274,10 +274,21 @@ class JetStreamStreams:
             await reader.close()
 
     async def work(
-        self, stream: str, consumer: str, *, subject: str = ">", ack_wait: float = 30.0
+        self,
+        stream: str,
+        consumer: str,
+        *,
+        subject: str = ">",
+        after: int = 0,
+        ack_wait: float = 30.0,
     ) -> WorkQueue:
         """Return a durable consumer; see `Streams.work`."""
-        return await work_queue(self._api, stream, consumer, subject, ack_wait)
+        return await work_queue(self._api, stream, consumer, subject, after, ack_wait)
+
+    async def end_work(self, stream: str, consumer: str) -> None:
+        """Remove a durable consumer; see `Streams.end_work`."""
+        with suppress(NotFound), translated(f"end the work on the stream {stream}"):
+            await self._api.js.delete_consumer(stream, consumer)
 
 
 def _stored(raw: RawStreamMsg, subject: str) -> Entry:

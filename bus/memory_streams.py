@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import anyio
 
-from ..schemas import Conflict, InvalidRequest, NotFound, Overloaded, Unsupported
+from ..schemas import BusError, Conflict, InvalidRequest, NotFound, Overloaded, Unsupported
 from .durable import (
     Appended,
     Delivery,
@@ -250,13 +250,27 @@ class MemoryStreams:
         yield entries()
 
     async def work(
-        self, stream: str, consumer: str, *, subject: str = ">", ack_wait: float = 30.0
+        self,
+        stream: str,
+        consumer: str,
+        *,
+        subject: str = ">",
+        after: int = 0,
+        ack_wait: float = 30.0,
     ) -> WorkQueue:
         """Return a durable consumer; see `Streams.work`."""
         held = self._named(stream)
-        queue = held.queues.setdefault(consumer, _MemoryQueue(held, subject, ack_wait))
+        queue = held.queues.get(consumer)
+        if queue is None:
+            queue = held.queues[consumer] = _MemoryQueue(held, subject, after, ack_wait)
         queue.ack_wait = ack_wait
         return queue
+
+    async def end_work(self, stream: str, consumer: str) -> None:
+        """Remove a durable consumer; see `Streams.end_work`."""
+        queue = self._named(stream).queues.pop(consumer, None)
+        if queue is not None:
+            queue.end()
 
     def _named(self, name: str) -> _Stream:
         if name not in self._streams:
@@ -296,11 +310,12 @@ def _overlap(one: StreamSpec, other: StreamSpec) -> bool:
 class _MemoryQueue:
     """A durable consumer: which entries are out, until when, and how often each was delivered."""
 
-    def __init__(self, stream: _Stream, subject: str, ack_wait: float) -> None:
+    def __init__(self, stream: _Stream, subject: str, after: int, ack_wait: float) -> None:
         self.ack_wait = ack_wait
         self._stream = stream
         self._subject = subject
-        self._next = 0
+        self._next = after
+        self._ended = False
         self._attempts: dict[int, int] = {}
         self._due: dict[int, float] = {}
         self._given_back = anyio.Event()
@@ -309,6 +324,8 @@ class _MemoryQueue:
         """Return entries; see `WorkQueue.fetch`."""
         end = time.monotonic() + min(wait, MAX_WAIT)
         while True:
+            if self._ended:
+                raise BusError("the consumer was removed")
             found = self._take(most)
             now = time.monotonic()
             if found or now >= end:
@@ -336,6 +353,11 @@ class _MemoryQueue:
             self._attempts[sequence] = self._attempts.get(sequence, 0) + 1
             found.append(_MemoryDelivery(self, stored.seen(), self._attempts[sequence]))
         return found
+
+    def end(self) -> None:
+        """Let those who wait know that the consumer is gone."""
+        self._ended = True
+        self._given_back.set()
 
     def settle(self, sequence: int) -> None:
         """An entry is done with."""

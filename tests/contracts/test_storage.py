@@ -18,7 +18,7 @@ from ayllu.bus.local import LocalTransport
 from ayllu.bus.memory import MemoryStorage
 from ayllu.bus.nats import connect_nats
 from ayllu.bus.transport import Message
-from ayllu.schemas import Conflict, InvalidRequest, NotFound, Overloaded, Unsupported
+from ayllu.schemas import BusError, Conflict, InvalidRequest, NotFound, Overloaded, Unsupported
 
 pytestmark = pytest.mark.asyncio
 
@@ -533,6 +533,56 @@ async def test_a_fetch_that_is_cancelled_strands_nothing(running: Running) -> No
         await storage.streams.append(f"{running.root}.a", b"", msg_id="1")
         with anyio.fail_after(4):
             assert [one.entry.sequence for one in await queue.fetch(1, wait=4)] == [1]
+
+
+@pytest.mark.requirement("work-queue-after")
+async def test_work_may_begin_after_an_entry(running: Running) -> None:
+    async with running() as storage:
+        await filled(running, storage, 4)
+        streams = storage.streams
+        late = await streams.work(running.name, "late", subject=f"{running.root}.1", after=2)
+        await streams.append(f"{running.root}.0", b"4", msg_id="4")
+        await streams.append(f"{running.root}.1", b"5", msg_id="5")
+        [found] = await late.fetch(1)
+        await found.ack()
+        # Whoever comes later goes on where it stands, also from another sequence.
+        late = await streams.work(running.name, "late", subject=f"{running.root}.1", after=2)
+        assert [found.entry.payload, *[one.entry.payload for one in await late.fetch(5)]] == [
+            b"3",
+            b"5",
+        ]
+        assert (await streams.state(running.name)).count == 6
+
+
+@pytest.mark.requirement("work-queue-after")
+async def test_work_that_has_not_begun_yet_waits_for_what_comes_after(running: Running) -> None:
+    async with running() as storage:
+        await filled(running, storage, 2)
+        queue = await storage.streams.work(running.name, "w", after=2)
+        assert await queue.fetch(1, wait=0.05) == []
+        await storage.streams.append(f"{running.root}.a", b"new", msg_id="new")
+        assert [one.entry.payload for one in await queue.fetch(2)] == [b"new"]
+
+
+@pytest.mark.requirement("work-queue-end")
+async def test_work_that_is_ended_is_told_to_those_who_wait(running: Running) -> None:
+    async with running() as storage:
+        await filled(running, storage, 2)
+        queue = await storage.streams.work(running.name, "w", after=2)
+
+        async def wait() -> None:
+            with pytest.raises(BusError):
+                while True:
+                    await queue.fetch(1, wait=5)
+
+        with anyio.fail_after(4):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await anyio.sleep(0.05)  # it may wait by then; both ways it is told
+                await storage.streams.end_work(running.name, "w")
+        await storage.streams.end_work(running.name, "w")
+        again = await storage.streams.work(running.name, "w")
+        assert len(await again.fetch(5)) == 2
 
 
 @pytest.mark.requirement("work-queue")
