@@ -92,7 +92,7 @@ from .errors import (
     error_codes,
     error_from,
 )
-from .events import DocumentsChanged, JobEnded, TurnEnded
+from .events import DocumentsChanged, JobEnded, ScheduleDue, TurnEnded
 from .filters import And, Eq, Exists, Filter, Gt, In, Lt, Ne, Not, Or, matches
 from .improvement import (
     Evaluation,
@@ -206,6 +206,14 @@ from .training_jobs import (
     PostTrainingJobs,
     PostTrainingJobStatus,
     PostTrainingJobStatusResponse,
+)
+from .triggers import (
+    Schedule,
+    Trigger,
+    TriggerCreateRequest,
+    TriggerPreview,
+    TriggerPreviewRequest,
+    Triggers,
 )
 from .webmethod import Operation, Parameter, operations_of, webmethod
 from .wire import Reply, Wire, decode, encode
@@ -373,6 +381,8 @@ __all__ = [
     "SafetyViolation",
     "SamplingParams",
     "SamplingStrategy",
+    "Schedule",
+    "ScheduleDue",
     "ScoreAnswerRequest",
     "ScoreAnswerResponse",
     "ScoreDistribution",
@@ -410,6 +420,11 @@ __all__ = [
     "ToolResponse",
     "Tools",
     "TrainingConfig",
+    "Trigger",
+    "TriggerCreateRequest",
+    "TriggerPreview",
+    "TriggerPreviewRequest",
+    "Triggers",
     "Turn",
     "TurnEnded",
     "TurnEvent",

@@ -6,6 +6,7 @@ Each has a subject under ``ayllu.v1.event.``, stands in one stream, and is JSON.
     ayllu.v1.event.turn.<agent>.<status>        TurnEnded
     ayllu.v1.event.job.<kind>.<status>          JobEnded
     ayllu.v1.event.document.<bank>.<change>     DocumentsChanged
+    ayllu.v1.event.schedule.<trigger>.due       ScheduleDue
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ class JobEnded(Reply, frozen=True):
     """A job has completed, failed, or was cancelled."""
 
     job: str
-    kind: Annotated[str, Meta(description="`supervised_fine_tune`, `synthetic_data`, ...")]
-    status: str
+    kind: Annotated[
+        str, Meta(description="`sft`, `dpo`, `reward`, `synthetic_data` or `improvement`.")
+    ]
+    status: Annotated[str, Meta(description="`completed`, `failed` or `cancelled`.")]
     ended_at: datetime
     error: str = ""
 
@@ -57,4 +60,11 @@ class DocumentsChanged(Reply, frozen=True):
 
     bank: str
     change: Literal["inserted", "updated", "deleted"]
-    documents: list[str]
+    documents: Annotated[list[str], Meta(description="Their ids: all those of one request.")]
+
+
+class ScheduleDue(Reply, frozen=True):
+    """The schedule of a trigger is due."""
+
+    trigger: str
+    at: datetime

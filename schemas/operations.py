@@ -20,6 +20,7 @@ from .synthetic_data import SyntheticDataGeneration, SyntheticDataJobs
 from .tools import ToolList, Tools
 from .tracing import TurnTraces
 from .training_jobs import PostTrainingJobs
+from .triggers import Triggers
 from .webmethod import Operation, operations_of
 
 PROTOCOLS: tuple[type, ...] = (
@@ -42,6 +43,7 @@ PROTOCOLS: tuple[type, ...] = (
     Tools,
     ToolList,
     Safety,
+    Triggers,
 )
 
 

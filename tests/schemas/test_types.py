@@ -395,7 +395,8 @@ def test_no_type_is_forgotten() -> None:
         s.TurnEvent,
         s.ChildEvent,
         *(s.Cause, s.ChildTurn, s.Limits, s.Spent, s.SubAgent, s.TurnRef),
-        *(s.DocumentsChanged, s.JobEnded, s.TurnEnded),
+        *(s.DocumentsChanged, s.JobEnded, s.ScheduleDue, s.TurnEnded),
+        *(s.Schedule, s.Trigger, s.TriggerCreateRequest, s.TriggerPreview, s.TriggerPreviewRequest),
         *(s.CallTrace, s.StepTrace, s.TurnTrace),
         *(s.Eq, s.Ne, s.In, s.Lt, s.Gt, s.Exists, s.And, s.Or, s.Not),
     }

@@ -34,6 +34,11 @@ EXTENSIONS = frozenset(
         "tools.call",
         "tools.list",
         "safety.check",
+        "triggers.create",
+        "triggers.get",
+        "triggers.list",
+        "triggers.delete",
+        "triggers.preview",
     }
 )
 """Operations that the draft does not have."""
