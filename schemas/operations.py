@@ -44,6 +44,7 @@ PROTOCOLS: tuple[type, ...] = (
     ToolList,
     Safety,
     Triggers,
+    Groups,
 )
 
 

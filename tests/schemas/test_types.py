@@ -398,6 +398,8 @@ def test_no_type_is_forgotten() -> None:
         *(s.DocumentsChanged, s.JobEnded, s.ScheduleDue, s.TurnEnded),
         *(s.Schedule, s.Trigger, s.TriggerCreateRequest, s.TriggerPreview, s.TriggerPreviewRequest),
         *(s.CallTrace, s.StepTrace, s.TurnTrace),
+        *(s.Group, s.GroupCreateRequest, s.GroupEvent, s.GroupMember, s.GroupPostRequest),
+        *(s.GroupRemark, s.GroupTurn),
         *(s.Eq, s.Ne, s.In, s.Lt, s.Gt, s.Exists, s.And, s.Or, s.Not),
     }
     exported = [getattr(s, name) for name in s.__all__]
