@@ -8,6 +8,7 @@ from types import MappingProxyType
 from .agents import AgenticSystem, AgentTurns
 from .datasets import Datasets
 from .embeddings import Embeddings
+from .groups import Groups
 from .improvement import Improvement
 from .inference import Inference
 from .memory import MemoryBankDocuments, MemoryBanks
