@@ -81,8 +81,8 @@ async def request_messages(
 
 def entry_of(msg: Msg) -> Entry:
     """Return a message of a consumer as an entry."""
-    msg_id, expired = read_headers(msg.headers)
-    return Entry(msg.subject, msg.metadata.sequence.stream, msg.data, msg_id, expired)
+    read = read_headers(msg.headers)
+    return Entry(msg.subject, msg.metadata.sequence.stream, msg.data, *read)
 
 
 class Reader:

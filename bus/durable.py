@@ -45,13 +45,24 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a stream keeps: ``sequence`` counts from 1 through the whole stream; ``msg_id`` is the publisher's."""
+    """What a stream keeps.
+
+    Attributes:
+        subject: where it was published.
+        sequence: counts from 1 through the whole stream.
+        payload: what was published.
+        msg_id: the publisher's.
+        expired: whether its time is over.
+        reply_to: where the publisher wants to hear what comes of it (the header ``Ayllu-Reply-To``: JetStream keeps no reply
+            subjects, it answers there itself that the message is stored).
+    """
 
     subject: str
     sequence: int
     payload: bytes
     msg_id: str
     expired: bool = False
+    reply_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,5 +292,4 @@ class JetStreamStreams:
 
 
 def _stored(raw: RawStreamMsg, subject: str) -> Entry:
-    msg_id, expired = read_headers(raw.headers)
-    return Entry(raw.subject or subject, raw.seq or 0, raw.data or b"", msg_id, expired)
+    return Entry(raw.subject or subject, raw.seq or 0, raw.data or b"", *read_headers(raw.headers))

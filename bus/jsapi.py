@@ -29,6 +29,8 @@ TIMEOUT = 5.0
 MSG_ID = "Nats-Msg-Id"
 EXPIRES = "Ayllu-Expires"
 """Milliseconds since the epoch."""
+REPLY_TO = "Ayllu-Reply-To"
+"""A subject."""
 
 NO_MESSAGE = 10037
 STREAM_EXISTS = 10058
@@ -137,13 +139,13 @@ def headers_for(msg_id: str, expires: float | None = None, ttl: int = 0) -> dict
     return headers
 
 
-def read_headers(headers: Mapping[str, str] | None) -> tuple[str, bool]:
-    """Return the message id and whether the entry has expired; foreign entries may have no or odd headers."""
+def read_headers(headers: Mapping[str, str] | None) -> tuple[str, bool, str]:
+    """Return the message id, whether the entry has expired, and where answers go; foreign entries may have no or odd headers."""
     if not headers:
-        return "", False
+        return "", False, ""
     expires = headers.get(EXPIRES, "")
     expired = expires.isdecimal() and int(expires) <= time.time() * 1000
-    return unquote(headers.get(MSG_ID, "")), expired
+    return unquote(headers.get(MSG_ID, "")), expired, headers.get(REPLY_TO, "")
 
 
 def status_of(msg: Msg) -> str | None:

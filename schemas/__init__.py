@@ -60,6 +60,7 @@ from .delegation import (
     Spent,
     SubAgent,
     TurnRef,
+    stricter,
 )
 from .embeddings import Embeddings, EmbeddingsRequest, EmbeddingsResponse
 from .errors import (
@@ -153,6 +154,13 @@ from .memory import (
 from .model_registry import ModelRegistry, ModelVersion, RegisteredModel, RegisterModelRequest
 from .models import Model, Models
 from .operations import OPERATIONS, PROTOCOLS, table_of
+from .own_operations import (
+    OWN_OPERATIONS,
+    DescribedOperation,
+    OwnOperation,
+    operation_from,
+    own_operations,
+)
 from .post_training import (
     DoraFinetuningConfig,
     DPOAlignmentConfig,
@@ -236,6 +244,7 @@ from .wire import Reply, Wire, decode, encode
 
 __all__ = [
     "OPERATIONS",
+    "OWN_OPERATIONS",
     "PROTOCOLS",
     "URL",
     "ActorLost",
@@ -286,6 +295,7 @@ __all__ = [
     "Datasets",
     "DeadlineExceeded",
     "Delegation",
+    "DescribedOperation",
     "Dialog",
     "DocumentsChanged",
     "DoraFinetuningConfig",
@@ -378,6 +388,7 @@ __all__ = [
     "OptimizerType",
     "Or",
     "Overloaded",
+    "OwnOperation",
     "Parameter",
     "PermissionDenied",
     "PostTraining",
@@ -476,7 +487,10 @@ __all__ = [
     "error_codes",
     "error_from",
     "matches",
+    "operation_from",
     "operations_of",
+    "own_operations",
+    "stricter",
     "table_of",
     "tool_offers",
     "webmethod",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
 from .wire import Reply, Wire
 
-AgentId = Annotated[str, Meta(min_length=1, max_length=160)]
+MAX_NAME = 160
+AgentId = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 """What a client calls its agent or turn: any text."""
 
 MAX_DEPTH = 16
@@ -41,6 +42,16 @@ class Limits(Wire, frozen=True):
             description=f"Levels of turns below this one; {MAX_DEPTH} where no turn above says less."
         ),
     ] = None
+
+
+def stricter(one: Limits, other: Limits) -> Limits:
+    """Return the limits that keep both."""
+
+    def least(name: str) -> Any:
+        values = (getattr(one, name), getattr(other, name))
+        return min((value for value in values if value is not None), default=None)
+
+    return Limits(**{name: least(name) for name in Limits.__struct_fields__})
 
 
 class Spent(Reply, frozen=True):

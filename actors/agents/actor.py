@@ -27,7 +27,6 @@ from ...schemas import (
     Conflict,
     InvalidRequest,
     NotFound,
-    Role,
     Turn,
     TurnEvent,
     TurnStatus,
@@ -39,15 +38,17 @@ from .entries import packed, read_records, unpacked
 from .executor import Executor
 from .reader import FINAL, described, follow
 from .records import (
+    BESIDE,
     JOURNAL,
     AgentRecord,
     Cancel,
     Delete,
-    Execute,
     journal_subject,
+    lane_of,
     turn_of_journal,
 )
 from .register import Register
+from .requests import check_messages, execute_of
 from .timeline import Timeline
 from .turn import error_of
 from .validation import resolved
@@ -121,8 +122,8 @@ class AgenticSystemActor(AgenticSystem):
 
     async def create(self, request: AgenticSystemCreateRequest) -> AgenticSystemCreateResponse:
         """Create an agent; see `AgenticSystem.create`."""
-        if not request.uuid:
-            raise InvalidRequest("an agent has a uuid")
+        if not request.uuid or BESIDE in request.uuid:
+            raise InvalidRequest("an agent has a uuid, without the control character U+001F")
         known = Conflict(f"there is an agent {request.uuid!r} already")
         if await self._register.agents.get(request.uuid) is not None:
             raise known
@@ -171,17 +172,11 @@ class AgenticSystemActor(AgenticSystem):
         ):
             return False  # It was accepted before, and is followed again.
         context = current_call.get()
-        command = Execute(
-            turn=turn,
-            messages=request.messages,
-            created=record.created,
-            turn_history=request.turn_history,
-            interrupt=request.when_busy is WhenBusy.interrupt,
-            traceparent=context.traceparent if context else "",
-        )
+        trace = context.traceparent if context else ""
+        command = execute_of(request, turn, created=record.created, traceparent=trace)
         try:
             return await self._register.ask(
-                agent,
+                lane_of(agent, turn) if request.detached else agent,
                 command,
                 f"{agent}/{turn}",
                 expires=request.expires_in,
@@ -215,23 +210,6 @@ def _agent(record: AgentRecord) -> Agent:
     return Agent(record.config.uuid, created, record.config)
 
 
-def check_messages(request: AgenticSystemExecuteRequest) -> None:
-    """Refuse what no turn can begin with.
-
-    Raises:
-        InvalidRequest: there is no message, or one is not the user's, or none of its tools'.
-    """
-    if not request.messages:
-        raise InvalidRequest("messages: a turn begins with at least one")
-    for number, message in enumerate(request.messages):
-        if message.role not in (Role.user, Role.tool):
-            raise InvalidRequest(
-                f"messages[{number}].role: a turn begins with messages of the roles user and tool, not {message.role}"
-            )
-        if not message.content and not message.tool_responses:
-            raise InvalidRequest(f"messages[{number}]: it is empty")
-
-
 class AgentTurnsActor(AgentTurns):
     """Tells of turns, and cancels them."""
 
@@ -263,7 +241,7 @@ class AgentTurnsActor(AgentTurns):
             yield msgspec.structs.replace(described(agent_id, name, timeline), steps=[])
 
     async def events(
-        self, agent_id: str, turn_id: str, epoch: int = 0, index: int = 0
+        self, agent_id: str, turn_id: str, epoch: int = 0, index: int = 0, children: str = ""
     ) -> AsyncIterator[TurnEvent]:
         """Follow a turn; see `AgentTurns.events`."""
         if index < 0 or epoch < 0:
@@ -286,11 +264,11 @@ class AgentTurnsActor(AgentTurns):
 
     async def cancel(self, agent_id: str, turn_id: str, reason: str = "") -> Turn:
         """Cancel a turn; see `AgentTurns.cancel`."""
-        state = await self._register.state(agent_id, turn_id)
+        state, lane = await self._register.found(agent_id, turn_id)
         if state.status in FINAL:
             return state
         await self._register.ask(
-            agent_id, Cancel(turn_id, reason), f"cancel {agent_id}/{turn_id} {uuid4().hex}"
+            lane, Cancel(turn_id, reason), f"cancel {agent_id}/{turn_id} {uuid4().hex}"
         )
         if state.status is TurnStatus.queued:
             return state  # It ends when its time comes.

@@ -14,6 +14,7 @@ from ...schemas import (
     HistoryUse,
     Message,
     decode,
+    stricter,
 )
 from .desk import Desk
 from .entries import unpacked
@@ -73,6 +74,9 @@ async def beginning(
         executor=desk.office.name,
         deltas=await desk.office.deltas_made(),
         traceparent=command.traceparent,
+        detached=command.detached,
+        limits=stricter(agent.config.limits, command.limits),
+        cause=command.cause,
     )
     return began, error
 
@@ -87,6 +91,8 @@ async def _agent(desk: Desk, command: Execute, later: Sequence[Command]) -> Agen
 async def _history(desk: Desk, command: Execute) -> list[list[Message]]:
     """Return the earlier turns, oldest first, as the model sees them."""
     given = command.turn_history
+    if command.history is not None:
+        return command.history
     if given is not None:
         return [[*turn.user_messages, turn.response_message] for turn in given]
     subject = history_subject(desk.agent)

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from uuid import uuid4
 
+from ...bus.durable import Entry
 from ...schemas import (
     Approval,
     ApprovalDecision,
@@ -15,10 +16,19 @@ from ...schemas import (
     NotFound,
 )
 from ..tools.checking import problem_with
-from .entries import read_command, turn_of
+from .entries import turn_of
 from .executor import Executor
+from .inbox import read_entry
 from .reader import FINAL, follow, state_of
-from .records import AGENTS, Decide, Execute, command_subject
+from .records import (
+    AGENTS,
+    Decide,
+    Execute,
+    agent_of,
+    command_subject,
+    inbox_subject,
+    lane_of_command,
+)
 from .register import Register
 from .turn import Turn
 
@@ -36,7 +46,7 @@ async def decided(
         InvalidRequest: the arguments are not what the tool takes, or are of a call that is denied.
     """
     agent, name = request.agent_id, request.turn_id
-    state = await register.state(agent, name)
+    state, lane = await register.found(agent, name)
     timeline = await state_of(register.bus, register.claims, agent, name)
     known = timeline.turn.approvals.get(request.call_id) if timeline is not None else None
     if timeline is None or known is None:
@@ -47,7 +57,7 @@ async def decided(
         raise Conflict("the turn has ended")
     _check_arguments(timeline.turn, known, request)
     command = Decide(name, request.call_id, request.decision, request.reason, request.arguments)
-    await register.ask(agent, command, f"decide {agent}/{name} {uuid4().hex}", executor=executor)
+    await register.ask(lane, command, f"decide {agent}/{name} {uuid4().hex}", executor=executor)
     events = follow(
         register.bus, register.claims, agent, name, epoch=state.epoch, index=state.index
     )
@@ -107,19 +117,26 @@ async def waiting_calls(register: Register, agent: str | None) -> AsyncGenerator
     """
     if agent is not None:
         await register.record(agent)
-    names = await register.agents.keys() if agent is None else [agent]
-    for name in names:
-        for approval in await _waiting(register, name):
-            yield approval
+    streams = register.bus.storage.streams
+    subject = command_subject("x").replace(".x.", ".*.")
+    first: dict[str, Entry] = {}
+    async with streams.replay(AGENTS.name, subject) as entries:
+        async for entry in entries:
+            first.setdefault(lane_of_command(entry.subject), entry)
+    for name in await register.agents.keys() if agent is None else [agent]:
+        told = await streams.first(AGENTS.name, inbox_subject(name))
+        if told is not None and (name not in first or told.sequence < first[name].sequence):
+            first[name] = told
+    for lane, entry in sorted(first.items()):
+        if agent is None or agent_of(lane) == agent:
+            for approval in await _waiting(register, agent_of(lane), entry):
+                yield approval
 
 
-async def _waiting(register: Register, agent: str) -> list[Approval]:
-    """Return the calls of an agent that wait: those of the turn that it takes, the first command that stands there."""
-    entry = await register.bus.storage.streams.first(AGENTS.name, command_subject(agent))
-    if entry is None:
-        return []
+async def _waiting(register: Register, agent: str, entry: Entry) -> list[Approval]:
+    """Return the calls that wait in the turn that is taken in a lane: that of the first command that stands there."""
     try:
-        command = await read_command(register.claims, entry)
+        command = await read_entry(register.claims, entry)
         if not isinstance(command, Execute):
             return []
         timeline = await state_of(register.bus, register.claims, agent, turn_of(entry, command))

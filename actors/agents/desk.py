@@ -14,7 +14,7 @@ from ..attachments.settings import AttachmentsConfig
 from ..leases import Lease
 from .entries import Fenced, deltas_made, read_command, unpacked
 from .hub import Hub
-from .records import AGENTS, AgentRecord, Command, command_subject
+from .records import AGENTS, AgentRecord, Command, agent_of, command_subject
 
 AGENT_BUCKET = "agents"
 LEASE_BUCKET = "agent_leases"
@@ -53,20 +53,22 @@ class Office:
 
 
 class Desk:
-    """The work for one agent.
+    """The work in one lane.
 
     Attributes:
         office: what it shares with others.
-        agent: whose turns are taken.
+        lane: where turns are taken.
+        agent: whose turns they are.
         lease: keeps other executors away.
         look: set when there may be a new command.
         deliveries: the wake-up that is acknowledged when all is done.
         record: the agent, as it was last read.
     """
 
-    def __init__(self, office: Office, agent: str) -> None:
+    def __init__(self, office: Office, lane: str) -> None:
         self.office = office
-        self.agent = agent
+        self.lane = lane
+        self.agent = agent_of(lane)
         self.lease: Lease | None = None
         self.look = anyio.Event()
         self.deliveries: list[Delivery] = []
@@ -86,12 +88,12 @@ class Desk:
     def check(self) -> None:
         """Raise `Fenced` if another executor may work for the agent by now."""
         if self.lease is None or not self.lease.valid:
-            raise Fenced(f"the lease on {self.agent!r} is over")
+            raise Fenced(f"the lease on {self.lane!r} is over")
 
     async def later(self, after: int) -> tuple[list[Command], int]:
         """Return the commands after a sequence, and the last one's sequence."""
         found: list[Command] = []
-        subject = command_subject(self.agent)
+        subject = command_subject(self.lane)
         streams = self.office.bus.storage.streams
         while entry := await streams.first(AGENTS.name, subject, after=after):
             after = entry.sequence
@@ -103,7 +105,7 @@ class Desk:
 
     async def agent_record(self, created: float) -> AgentRecord | None:
         """Return the agent that was created then, or who has its name now; None where there is none."""
-        if self.record is None or self.record.created != created:
+        if self.record is None or self.record.created != created or not created:
             bucket = await self.office.bus.storage.key_value(AGENT_BUCKET)
             entry = await bucket.get(self.agent)
             self.record = None

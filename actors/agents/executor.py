@@ -19,22 +19,27 @@ from ...bus.context import current_call
 from ...bus.deadletters import bury
 from ...bus.durable import Delivery, Entry, KeyValue, WorkQueue
 from ...bus.transport import Message
-from ...schemas import AylluError, BusError, InvalidRequest
+from ...schemas import AylluError, BusError, InvalidRequest, NotFound
 from ..attachments.settings import AttachmentsConfig
+from ..events import ensure_events
 from ..leases import lease_bucket, take_lease
 from .desk import LEASE_BUCKET, Desk, Office
-from .entries import durable_claims, ensure_streams, read_command
+from .ending import refuse
+from .entries import durable_claims, ensure_streams
 from .hub import Hub
+from .inbox import Postman, is_inbox, read_entry
 from .records import (
     AGENTS,
     WAKE,
     Command,
     Delete,
     Execute,
-    agent_of_signal,
-    agent_of_wake,
+    agent_of,
     command_subject,
     history_subject,
+    inbox_subject,
+    lane_of_signal,
+    lane_of_wake,
     signal_subject,
 )
 from .running import Parked, run_turn
@@ -90,6 +95,7 @@ class Executor:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled; started means ready. What runs then is left to other executors, at once."""
         await ensure_streams(self._bus)
+        await ensure_events(self._bus)
         self._leases = await lease_bucket(self._bus, LEASE_BUCKET)
         queue = await self._bus.storage.streams.work(WAKE.name, CONSUMER, ack_wait=ACK_WAIT)
         async with (
@@ -97,6 +103,7 @@ class Executor:
             anyio.create_task_group() as tasks,
         ):
             self._tasks = tasks
+            await tasks.start(Postman(self._bus, self.start).run)
             try:
                 task_status.started()
                 await self._fetch(queue, tasks)
@@ -115,26 +122,26 @@ class Executor:
                 continue
             for delivery in deliveries:
                 try:
-                    agent = agent_of_wake(delivery.entry.subject)
+                    lane = lane_of_wake(delivery.entry.subject)
                 except ValueError:
                     log.warning("%s wakes nobody", delivery.entry.subject)
                     tasks.start_soon(_settle, [delivery], True)
                     continue
-                desk = self._desks.get(agent)
+                desk = self._desks.get(lane)
                 if desk is None:
                     await self._free.acquire()
-                    tasks.start_soon(self._woken, agent, delivery)
+                    tasks.start_soon(self._woken, lane, delivery)
                 elif not desk.keep(delivery):
                     tasks.start_soon(_settle, [delivery], True)
 
     def _on_signal(self, message: Message) -> None:
-        desk = self._desks.get(agent_of_signal(message.subject))
+        desk = self._desks.get(lane_of_signal(message.subject))
         if desk is not None:
             desk.look.set()
 
-    async def start(self, agent: str) -> bool:
-        """Work for an agent if this executor may, without waiting for a wake-up; return whether it does."""
-        desk = self._desks.get(agent)
+    async def start(self, lane: str) -> bool:
+        """Work in a lane if this executor may, without waiting for a wake-up; return whether it does."""
+        desk = self._desks.get(lane)
         if desk is not None:
             desk.look.set()
             return True
@@ -142,7 +149,7 @@ class Executor:
             return False
         self._free.acquire_nowait()
         try:
-            desk = await self._open(agent)
+            desk = await self._open(lane)
         except BusError:
             return False
         if desk is None:
@@ -150,19 +157,19 @@ class Executor:
         self._tasks.start_soon(self._serve, desk)
         return True
 
-    async def _woken(self, agent: str, delivery: Delivery) -> None:
-        """Work for an agent that was woken; a slot is taken for it."""
+    async def _woken(self, lane: str, delivery: Delivery) -> None:
+        """Work in a lane that somebody was woken for; a slot is taken for it."""
         desk: Desk | None = None
         try:
-            if not await self._pending(agent):
+            if not await self._pending(lane):
                 self._free.release()
                 await _settle([delivery], True)
-            elif agent in self._desks:
+            elif lane in self._desks:
                 self._free.release()
-                if not self._desks[agent].keep(delivery):
+                if not self._desks[lane].keep(delivery):
                     await _settle([delivery], True)
             else:
-                desk = await self._open(agent)
+                desk = await self._open(lane)
                 if desk is None:
                     await _settle([delivery], False, BUSY_SECONDS)
         except BusError as error:
@@ -172,20 +179,20 @@ class Executor:
             desk.deliveries.append(delivery)
             await self._serve(desk)
 
-    async def _pending(self, agent: str) -> bool:
-        """Tell whether an agent has anything to do; a slot that was taken for it is free if this cannot be told."""
+    async def _pending(self, lane: str) -> bool:
+        """Tell whether there is anything to do in a lane; a slot that was taken for it is free if this cannot be told."""
         try:
-            return await self._next_command(agent, 0) is not None
+            return await self._next_command(lane, 0) is not None
         except BaseException:
             self._free.release()
             raise
 
-    async def _open(self, agent: str) -> Desk | None:
-        """Return a desk for an agent, with its lease; None, and the slot is free, while another executor has that."""
-        desk = self._desks[agent] = Desk(self._office, agent)
+    async def _open(self, lane: str) -> Desk | None:
+        """Return a desk for a lane, with its lease; None, and the slot is free, while another executor has that."""
+        desk = self._desks[lane] = Desk(self._office, lane)
         try:
             if self._leases is not None:
-                desk.lease = await take_lease(self._leases, agent, self.name)
+                desk.lease = await take_lease(self._leases, lane, self.name)
         finally:
             if desk.lease is None:
                 self._leave(desk)
@@ -193,10 +200,11 @@ class Executor:
 
     def _leave(self, desk: Desk) -> None:
         self._free.release()
-        if self._desks.get(desk.agent) is desk:
-            del self._desks[desk.agent]
-            # Whoever waits for a turn of the agent may wait for another executor now.
-            self.hub.let_go(desk.agent)
+        if self._desks.get(desk.lane) is desk:
+            del self._desks[desk.lane]
+            if desk.lane == desk.agent:
+                # Whoever waits for a turn of the agent may wait for another executor now.
+                self.hub.let_go(desk.agent)
 
     async def _serve(self, desk: Desk) -> None:
         """Work at a desk as long as there is something to do, and its lease lasts."""
@@ -209,7 +217,7 @@ class Executor:
                 async def hold() -> None:
                     if desk.lease is not None:
                         await desk.lease.keep()
-                    log.warning("the lease on %r was lost", desk.agent)
+                    log.warning("the lease on %r was lost", desk.lane)
                     tasks.cancel_scope.cancel()
 
                 tasks.start_soon(hold)
@@ -231,7 +239,7 @@ class Executor:
         after = 0
         while True:
             desk.look = anyio.Event()
-            while (entry := await self._next_command(desk.agent, after)) is not None:
+            while (entry := await self._next_command(desk.lane, after)) is not None:
                 command = await self._read(desk, entry)
                 if isinstance(command, Execute):
                     came = await run_turn(desk, entry, command)
@@ -246,29 +254,43 @@ class Executor:
                     # All of it is of turns that were asked for before: they are taken in order.
                     await self._purge(history_subject(desk.agent))
                     desk.record = None
-                await self._purge(command_subject(desk.agent), entry.sequence + 1)
+                await self._purge(entry.subject, entry.sequence + 1)
                 after = entry.sequence
             deliveries, desk.deliveries = desk.deliveries, []
             await _settle(deliveries, True)
-            # Where others may want the slot, nobody waits in it.
-            patience = IDLE_SECONDS if self._free.value > self._slots // 2 else 0
+            # Where others may want the slot, nobody waits in it; and nothing follows a detached turn.
+            waits = desk.lane == desk.agent and self._free.value > self._slots // 2
+            patience = IDLE_SECONDS if waits else 0
             with anyio.move_on_after(patience):
                 await desk.look.wait()
             if not desk.look.is_set():
                 return True
 
-    async def _next_command(self, agent: str, after: int) -> Entry | None:
+    async def _next_command(self, lane: str, after: int) -> Entry | None:
+        """Return what is to be done next: what came first, by command or into the inbox."""
         streams = self._bus.storage.streams
-        return await streams.first(AGENTS.name, command_subject(agent), after=after)
+        command = await streams.first(AGENTS.name, command_subject(lane), after=after)
+        if lane != agent_of(lane):
+            return command
+        told = await streams.first(AGENTS.name, inbox_subject(lane), after=after)
+        return min(
+            (one for one in (command, told) if one is not None),
+            key=lambda one: one.sequence,
+            default=None,
+        )
 
     async def _read(self, desk: Desk, entry: Entry) -> Command | None:
         """Return a command; one that cannot be read becomes a dead letter."""
         try:
-            return await read_command(self._office.claims, entry)
-        except InvalidRequest as error:
+            command = await read_entry(self._office.claims, entry)
+            if is_inbox(entry.subject) and await desk.agent_record(0.0) is None:
+                raise NotFound(f"there is no agent {desk.agent!r}")
+        except (InvalidRequest, NotFound) as error:
             await bury(self._bus.storage, entry, reason=error.message, attempts=1)
-            log.warning("a command of %r was buried: %s", desk.agent, error.message)
+            log.warning("what %r was asked for was buried: %s", desk.agent, error.message)
+            await refuse(self._bus, entry, error)
             return None
+        return command
 
     async def _purge(self, subject: str, before: int | None = None) -> None:
         await self._bus.storage.streams.purge(AGENTS.name, subject, before=before)

@@ -12,7 +12,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from ...bus.bus import Bus
 from ...bus.claims import Claims
-from ...schemas import NotFound, Turn, TurnEvent, TurnStatus
+from ...schemas import Limits, NotFound, Turn, TurnEvent, TurnStatus
 from ...schemas.tasks import background_tasks
 from .entries import read_delta, read_records, standing_deltas, standing_records, unpacked
 from .hub import Told
@@ -151,4 +151,8 @@ def described(agent: str, name: str, timeline: Timeline) -> Turn:
         begun_at=datetime.fromtimestamp(began.at, UTC) if began else None,
         ended_at=datetime.fromtimestamp(ended.at, UTC) if ended else None,
         approvals=turn.waiting,
+        parent=turn.parent,
+        cause=began.cause if began else None,
+        limits=began.limits if began else Limits(),
+        spent=turn.spent,
     )

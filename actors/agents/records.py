@@ -24,9 +24,11 @@ from ...schemas import (
     AgenticSystemCreateRequest,
     AgenticSystemTurn,
     ApprovalDecision,
+    Cause,
     ErrorInfo,
     ExecutionStepType,
     HistoryUse,
+    Limits,
     MemoryBankDocument,
     Message,
     SafetyViolation,
@@ -35,6 +37,7 @@ from ...schemas import (
     TokenUsage,
     ToolCall,
     ToolResponse,
+    TurnRef,
     TurnStatus,
 )
 from ...schemas.tools import MAX_OUTPUT, TOOL_SECONDS
@@ -69,9 +72,33 @@ DELTAS = StreamSpec(
 STREAMS = (AGENTS, WAKE, JOURNAL, DELTAS)
 
 
-def command_subject(agent: str) -> str:
-    """Return where an agent is told what to do."""
-    return f"{ROOT}.agent.{encode_token(agent)}.command"
+BESIDE = "\x1f"
+"""Stands in the name of a lane between agent and turn; no agent's name has it."""
+
+
+def lane_of(agent: str, turn: str) -> str:
+    """Return the lane of a detached turn.
+
+    A lane is what turns wait in for each other, and what one executor at a time works in: an agent's own bears its name, and
+    a detached turn has one to itself. Commands, wake-ups, signals and leases are those of lanes; all that is kept of a turn is
+    its agent's.
+    """
+    return f"{agent}{BESIDE}{turn}"
+
+
+def agent_of(lane: str) -> str:
+    """Return whose turns a lane has."""
+    return lane.partition(BESIDE)[0]
+
+
+def command_subject(lane: str) -> str:
+    """Return where it is told what to do in a lane."""
+    return f"{ROOT}.agent.{encode_token(lane)}.command"
+
+
+def lane_of_command(subject: str) -> str:
+    """Return the lane that a command is for."""
+    return decode_token(subject.split(".")[3])
 
 
 def inbox_subject(agent: str) -> str:
@@ -84,13 +111,13 @@ def history_subject(agent: str) -> str:
     return f"{ROOT}.agent.{encode_token(agent)}.history"
 
 
-def wake_subject(agent: str) -> str:
-    """Return where executors are told that an agent has something to do."""
-    return f"{ROOT}.wake.agent.{encode_token(agent)}"
+def wake_subject(lane: str) -> str:
+    """Return where executors are told that there is something to do in a lane."""
+    return f"{ROOT}.wake.agent.{encode_token(lane)}"
 
 
-def agent_of_wake(subject: str) -> str:
-    """Return the agent that a wake-up is for.
+def lane_of_wake(subject: str) -> str:
+    """Return the lane that a wake-up is for.
 
     Raises:
         ValueError: it is none.
@@ -98,13 +125,13 @@ def agent_of_wake(subject: str) -> str:
     return decode_token(subject.removeprefix(f"{ROOT}.wake.agent."))
 
 
-def signal_subject(agent: str) -> str:
-    """Return where an executor that works for an agent hears that there is a new command; live, not stored."""
-    return f"{ROOT}.signal.agent.{encode_token(agent)}"
+def signal_subject(lane: str) -> str:
+    """Return where an executor that works in a lane hears that there is a new command; live, not stored."""
+    return f"{ROOT}.signal.agent.{encode_token(lane)}"
 
 
-def agent_of_signal(subject: str) -> str:
-    """Return the agent that a signal is for.
+def lane_of_signal(subject: str) -> str:
+    """Return the lane that a signal is for.
 
     Raises:
         ValueError: it is none.
@@ -154,19 +181,57 @@ class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AgentRecord(msgspec.Struct, frozen=True):
-    """An agent: what it was created with, what that was resolved to, when, and the model's context in tokens."""
+    """An agent.
+
+    Attributes:
+        config: what it was created with.
+        tools: what that was resolved to.
+        context: the model's, in tokens.
+        created: when.
+        prices: cost units of a thousand tokens of prompts and of answers.
+    """
 
     config: AgenticSystemCreateRequest
     tools: list[BoundTool]
     context: int
     created: float
+    prices: tuple[float, float] = (0.0, 0.0)
+
+
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From where a child turn comes.
+
+    Attributes:
+        lineage: the turns above it, from the root on; the last one has started it.
+        lane: of that one, which waits to hear of its end.
+        handed: whether it was handed the conversation.
+    """
+
+    lineage: list[TurnRef]
+    lane: str
+    handed: bool = False
 
 
 # Commands.
 
 
 class Execute(msgspec.Struct, frozen=True, tag_field="c", tag="execute", omit_defaults=True):
-    """Take a turn; ``interrupt``: cancel what runs and waits before it; ``created``: when its agent was."""
+    """Take a turn.
+
+    Attributes:
+        turn: its id.
+        messages: what is said.
+        created: when its agent was.
+        turn_history: see `AgenticSystemExecuteRequest`.
+        interrupt: cancel what runs and waits before it.
+        traceparent: of whoever asked for it.
+        detached: it has a lane of its own, and no part in the agent's history.
+        limits: what it may take, whatever its agent may.
+        cause: the event that it is started for.
+        reply: the subject on which its answer is told.
+        origin: from where it comes, if another turn has started it.
+        history: the earlier turns that its model sees, in place of the agent's own; ``turn_history`` in another form.
+    """
 
     turn: str
     messages: list[Message]
@@ -174,6 +239,12 @@ class Execute(msgspec.Struct, frozen=True, tag_field="c", tag="execute", omit_de
     turn_history: list[AgenticSystemTurn] | None = None
     interrupt: bool = False
     traceparent: str = ""
+    detached: bool = False
+    limits: Limits = Limits()
+    cause: Cause | None = None
+    reply: str = ""
+    origin: Origin | None = None
+    history: list[list[Message]] | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag_field="c", tag="cancel"):
@@ -225,6 +296,12 @@ class Began(Record, frozen=True, tag="began", kw_only=True):
         executor: who made it.
         epoch: see `TurnEvent`.
         deltas: which stream of deltas was there.
+        traceparent: of whoever asked for it.
+        detached: see `Execute`.
+        limits: what the turn may take, together with those that it starts.
+        cause: the event that it was started for.
+        origin: from where it comes, if another turn has started it.
+        calls: of the first step, if that executes tools: the conversation was handed over in an earlier turn.
     """
 
     version: int = VERSION
@@ -239,6 +316,11 @@ class Began(Record, frozen=True, tag="began", kw_only=True):
     epoch: int = 1
     deltas: str = ""
     traceparent: str = ""
+    detached: bool = False
+    limits: Limits = Limits()
+    cause: Cause | None = None
+    origin: Origin | None = None
+    calls: list[ToolCall] = []
 
 
 class Claimed(Record, frozen=True, tag="claimed"):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import anyio
-
 from ...bus.bus import Bus
 from ...bus.durable import KeyValue
 from ...schemas import (
-    AylluError,
     InvalidRequest,
     NotFound,
     Turn,
     TurnStatus,
     decode,
 )
+from .asking import ask
 from .desk import AGENT_BUCKET
-from .entries import durable_claims, ensure_streams, packed, read_command, unpacked
+from .entries import durable_claims, ensure_streams, turn_of, unpacked
 from .executor import Executor
+from .inbox import read_entry
 from .reader import described, state_of
 from .records import (
     AGENTS,
@@ -24,8 +23,8 @@ from .records import (
     Command,
     Execute,
     command_subject,
-    signal_subject,
-    wake_subject,
+    inbox_subject,
+    lane_of,
 )
 
 
@@ -50,7 +49,7 @@ class Register:
 
     async def ask(
         self,
-        agent: str,
+        lane: str,
         command: Command,
         msg_id: str,
         *,
@@ -58,60 +57,35 @@ class Register:
         idle: bool = False,
         executor: Executor | None = None,
     ) -> bool:
-        """Store a command and wake an executor; it is done, whatever dies, once this has returned.
-
-        Args:
-            agent: whose it is.
-            command: what is asked.
-            msg_id: the same for each try.
-            expires: seconds after which a turn is not begun any more.
-            idle: only if nothing else is asked of the agent.
-            executor: one that may begin at once.
-
-        Returns:
-            whether that executor has begun.
-
-        Raises:
-            Conflict: something else is asked of the agent.
-        """
-        streams = self.bus.storage.streams
-        payload = await packed(self.claims, command)
-        await streams.append(
-            command_subject(agent),
-            payload,
-            msg_id=msg_id,
+        """Store a command and wake an executor, perhaps one of this process; see `asking.ask`."""
+        return await ask(
+            self.bus,
+            self.claims,
+            lane,
+            command,
+            msg_id,
             expires=expires,
-            expected_last=0 if idle else None,
+            idle=idle,
+            start=executor.start if executor is not None else None,
         )
-        begun = False
 
-        async def begin() -> None:
-            nonlocal begun
-            begun = executor is not None and await executor.start(agent)
-            if not begun:
-                # One that works for the agent in another process looks for what there is to do.
-                await self.bus.transport.publish(signal_subject(agent), b"")
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(begin)
-                await streams.append(wake_subject(agent), b"", msg_id=f"wake {msg_id}")
-        except* AylluError as group:
-            raise group.exceptions[0] from None
-        return begun
-
-    async def queued(self, agent: str, turn: str) -> Execute | None:
-        """Return the command of a turn that has not begun."""
-        after = 0
-        subject = command_subject(agent)
-        while entry := await self.bus.storage.streams.first(AGENTS.name, subject, after=after):
-            after = entry.sequence
-            try:
-                command = await read_command(self.claims, entry)
-            except InvalidRequest:
-                continue
-            if isinstance(command, Execute) and command.turn == turn:
-                return command
+    async def queued(self, agent: str, turn: str) -> tuple[Execute, str] | None:
+        """Return the command of a turn that has not begun, and the lane that it waits in."""
+        own = lane_of(agent, turn)
+        subjects = {
+            command_subject(agent): agent,
+            inbox_subject(agent): agent,
+            command_subject(own): own,
+        }
+        for subject, lane in subjects.items():
+            async with self.bus.storage.streams.replay(AGENTS.name, subject) as entries:
+                async for entry in entries:
+                    try:
+                        command = await read_entry(self.claims, entry)
+                    except InvalidRequest:
+                        continue
+                    if isinstance(command, Execute) and turn_of(entry, command) == turn:
+                        return command, lane
         return None
 
     async def state(self, agent: str, turn: str) -> Turn:
@@ -120,20 +94,32 @@ class Register:
         Raises:
             NotFound: the agent has no such turn.
         """
+        return (await self.found(agent, turn))[0]
+
+    async def found(self, agent: str, turn: str) -> tuple[Turn, str]:
+        """Return a turn as far as it has come, and its lane.
+
+        Raises:
+            NotFound: the agent has no such turn.
+        """
         found = await state_of(self.bus, self.claims, agent, turn)
         if found is not None:
-            return described(agent, turn, found)
+            detached = found.turn.opening.detached
+            return described(agent, turn, found), lane_of(agent, turn) if detached else agent
         queued = await self.queued(agent, turn)
         if queued is None:
             raise NotFound(f"the agent {agent!r} has no turn {turn!r}")
-        return Turn(
+        command, lane = queued
+        state = Turn(
             agent_uuid=agent,
             turn_id=turn,
             status=TurnStatus.queued,
             epoch=0,
             index=0,
-            user_messages=queued.messages,
+            user_messages=command.messages,
+            cause=command.cause,
         )
+        return state, lane
 
 
 async def open_register(bus: Bus) -> Register:

@@ -32,6 +32,7 @@ from .approvals import deny_expired, needing_approval
 from .beginning import beginning
 from .calling import Calling
 from .desk import Desk
+from .ending import tell_end
 from .entries import Fenced, packed, turn_of, unpacked
 from .history import (
     SUMMARY_TOKENS,
@@ -112,6 +113,7 @@ async def run_turn(
             if parked is not None:
                 return parked
         await running.leave_behind(sure=new)
+        await tell_end(desk.office.bus, journal.turn, command)
     except Unreadable as error:
         # It is too old, and its beginning is gone.
         log.warning("the journal of the turn %r of %r cannot be read: %s", turn, desk.agent, error)
@@ -326,7 +328,7 @@ class _Running:
             sure: whether nobody can have done so before.
         """
         turn = self._journal.turn
-        messages = turn.left_behind()
+        messages = [] if turn.opening.detached else turn.left_behind()
         if not messages:
             return
         name = turn.opening.turn

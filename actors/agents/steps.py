@@ -23,11 +23,14 @@ from ...schemas import (
     SafetyFilteringStep,
     SafetyViolation,
     ShieldStage,
+    Spent,
     StopReason,
     TokenUsage,
     ToolCall,
     ToolExecutionStep,
+    TurnRef,
 )
+from .budget import added
 from .checks import (
     CANCELLED,
     OWN,
@@ -89,6 +92,7 @@ class Steps:
         done: the calls that tools have answered.
         approvals: what was asked of people, by the id of the call.
         blocked: what a shield has stopped the turn for.
+        below: what the turns that it started have taken.
     """
 
     def __init__(self) -> None:
@@ -112,6 +116,7 @@ class Steps:
         self.done: list[ToolCall] = []
         self.approvals: dict[str, Approval] = {}
         self.blocked: SafetyViolation | None = None
+        self.below = Spent()
         self._opened = 0
 
     @property
@@ -124,6 +129,24 @@ class Steps:
         if self.began is None:
             raise InvalidRequest("a journal begins with the beginning of its turn")
         return self.began
+
+    @property
+    def spent(self) -> Spent:
+        """What the turn has taken, together with those that it started and that have ended."""
+        prices = self.began.agent.prices if self.began is not None else (0.0, 0.0)
+        usage = self.usage
+        own = Spent(
+            self.inferences,
+            usage.prompt_tokens + usage.completion_tokens,
+            (usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]) / 1000,
+        )
+        return added(own, self.below)
+
+    @property
+    def parent(self) -> TurnRef | None:
+        """The turn that has started it, if one did."""
+        origin = self.began.origin if self.began is not None else None
+        return origin.lineage[-1] if origin is not None else None
 
     def in_step(self, record: StepRecord) -> list[Event]:
         """Take a record of the step that runs; see `Turn.apply`."""

@@ -77,7 +77,7 @@ class Turn(Steps):
         self.attempt, self.epoch, self.deltas = record.attempt, record.epoch, record.deltas
         self.use = record.use
         self.dialog = list(record.messages)
-        return self.open(record.step, record.at)
+        return self.open(record.step, record.at, record.calls)
 
     # What it came to.
 

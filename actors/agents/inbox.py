@@ -1,0 +1,124 @@
+"""The inbox of an agent: what anybody on the bus publishes there is a turn; durable, in order, and known by its message id.
+
+JetStream stores the message under the publisher's ``Nats-Msg-Id`` (one that comes again within two minutes is stored once),
+and executors take it from there as they take commands: so it may come while nothing of ayllu runs. Under the same id it is the
+same turn as long as that is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+import msgspec
+from anyio.abc import TaskStatus
+
+from ...bus.bus import Bus
+from ...bus.claims import Claims
+from ...bus.durable import Delivery, Entry, WorkQueue
+from ...bus.subjects import decode_token
+from ...schemas import AgenticSystemExecuteRequest, BusError, InvalidRequest, Message, decode
+from ...schemas.delegation import MAX_NAME
+from .asking import Start, wake
+from .ending import answerable
+from .entries import CLAIM_PREFIX, read_command
+from .records import AGENTS, Command, Execute, inbox_subject
+from .requests import check_messages, execute_of
+
+log = logging.getLogger(__name__)
+
+INBOXES = inbox_subject("x").replace(".x.", ".*.")
+CONSUMER = "inboxes"
+BATCH = 256
+FETCH_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+
+
+def is_inbox(subject: str) -> bool:
+    """Tell whether entries of a subject come from outside."""
+    return subject.endswith(".inbox")
+
+
+async def read_entry(claims: Claims, entry: Entry) -> Command:
+    """Read what is asked of an agent: a command, or a message to its inbox.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    return read_message(entry) if is_inbox(entry.subject) else await read_command(claims, entry)
+
+
+def read_message(entry: Entry) -> Execute:
+    """Read a message of an inbox: a `Message`, or a whole `AgenticSystemExecuteRequest`.
+
+    Raises:
+        InvalidRequest: it is neither, or wants its answer where none is sent.
+    """
+    if entry.reply_to and not answerable(entry.reply_to):
+        raise InvalidRequest(f"no answer can be sent to {entry.reply_to[:100]!r}")
+    agent = decode_token(entry.subject.split(".")[3])
+    request = _request(agent, entry.payload)
+    if request.agent_uuid != agent:
+        raise InvalidRequest(f"it is for the agent {request.agent_uuid!r}, not for {agent!r}")
+    if request.detached:
+        raise InvalidRequest("detached: a message to an inbox waits for those before it")
+    check_messages(request)
+    turn = request.turn_id or entry.msg_id or f"inbox-{entry.sequence}"
+    if len(turn) > MAX_NAME:
+        raise InvalidRequest(f"an id of a message has at most {MAX_NAME} characters")
+    command = execute_of(request, turn)
+    return msgspec.structs.replace(command, reply=entry.reply_to)
+
+
+def _request(agent: str, payload: bytes) -> AgenticSystemExecuteRequest:
+    if payload.startswith(CLAIM_PREFIX):
+        raise InvalidRequest("it is neither a message nor a request")
+    try:
+        message = decode(payload, Message)
+    except InvalidRequest as error:
+        try:
+            return decode(payload, AgenticSystemExecuteRequest)
+        except InvalidRequest as other:
+            wanted = other if b"agent_uuid" in payload else error
+            raise InvalidRequest(f"it is no message: {wanted.message}") from error
+    return AgenticSystemExecuteRequest(agent, [message])
+
+
+class Postman:
+    """Wakes executors for what comes into inboxes; several share the work.
+
+    Args:
+        bus: the bus.
+        start: lets an executor of this process begin.
+    """
+
+    def __init__(self, bus: Bus, start: Start) -> None:
+        self._bus = bus
+        self._start = start
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled; started means ready."""
+        queue = await self._bus.storage.streams.work(AGENTS.name, CONSUMER, subject=INBOXES)
+        task_status.started()
+        while True:
+            try:
+                await self._round(queue)
+            except BusError as error:
+                log.warning("inboxes cannot be read: %s", error)
+                await anyio.sleep(RETRY_SECONDS)
+
+    async def _round(self, queue: WorkQueue) -> None:
+        """Wake each agent once for all that has come for it."""
+        last: dict[str, list[Delivery]] = {}
+        for delivery in await queue.fetch(BATCH, wait=FETCH_SECONDS):
+            try:
+                agent = decode_token(delivery.entry.subject.split(".")[3])
+            except ValueError:
+                log.warning("%s is nobody's", delivery.entry.subject)
+                await delivery.term()
+                continue
+            last.setdefault(agent, []).append(delivery)
+        for agent, deliveries in last.items():
+            await wake(self._bus, agent, f"inbox {deliveries[-1].entry.sequence}", self._start)
+            for delivery in deliveries:
+                await delivery.ack()

@@ -1,0 +1,210 @@
+"""The inbox of an agent: turns that begin with nothing but a NATS client."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+import nats
+import pytest
+from support.agents import running_agents
+
+from ayllu.actors.agents.records import AGENTS, inbox_subject
+from ayllu.bus.bus import Bus, connect, local_bus
+from ayllu.bus.deadletters import letters, replay
+from ayllu.bus.server import embedded_server
+from ayllu.schemas import AgenticSystemExecuteRequest, Message, Role, TurnStatus, encode
+
+pytestmark = pytest.mark.asyncio
+
+
+def said(text: str) -> bytes:
+    """Return a message as anybody writes it."""
+    return json.dumps({"role": "user", "content": text}).encode()
+
+
+async def tell(bus: Bus, agent: str, payload: bytes, msg_id: str) -> None:
+    """Put a message into an inbox."""
+    await bus.storage.streams.append(inbox_subject(agent), payload, msg_id=msg_id)
+
+
+async def inbox_is_empty(bus: Bus, agent: str) -> None:
+    """Wait until all messages have become turns that have ended."""
+    with anyio.fail_after(20):
+        while await bus.storage.streams.first(AGENTS.name, inbox_subject(agent)) is not None:
+            await anyio.sleep(0.02)  # a purge has no event
+
+
+@pytest.mark.requirement("inbox-turn", "inbox-order")
+async def test_messages_become_turns_in_their_order_between_commands() -> None:
+    async with local_bus() as bus, running_agents(bus) as agents:
+        await agents.create("a")
+        for number in range(5):
+            await tell(bus, "a", said(f"m{number}"), f"id-{number}")
+        await inbox_is_empty(bus, "a")
+        turns = [turn async for turn in agents.turns.list("a")]
+        assert [turn.turn_id for turn in turns] == [f"id-{number}" for number in range(5)]
+        answers = [turn.response_message.content for turn in turns if turn.response_message]
+        assert answers == [f"m{number}" for number in range(5)]
+
+
+@pytest.mark.requirement("inbox-durable")
+async def test_what_came_while_nobody_was_there_is_done_later_and_once() -> None:
+    async with local_bus() as bus:
+        async with running_agents(bus) as agents:
+            await agents.create("a")
+        for _ in range(2):
+            await tell(bus, "a", said("hello"), "same")
+        request = AgenticSystemExecuteRequest(
+            "a", [Message(role=Role.user, content="whole")], turn_id="own"
+        )
+        await tell(bus, "a", encode(request), "other")
+        async with running_agents(bus) as agents:
+            await inbox_is_empty(bus, "a")
+            turns = [turn async for turn in agents.turns.list("a")]
+        assert [turn.turn_id for turn in turns] == ["same", "own"]
+        assert {turn.status for turn in turns} == {TurnStatus.completed}
+
+
+@pytest.mark.requirement("inbox-refused")
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"{", "it is no message"),
+        (b'{"role": "user", "content": ""}', "it is empty"),
+        (b'{"role": "assistant", "content": "x"}', "roles user and tool"),
+        (b'{"agent_uuid": "b", "messages": []}', "it is for the agent 'b'"),
+        (b'{"agent_uuid": "a", "messages": [], "detached": true}', "detached"),
+        (b'{"claim": "x"}', "neither"),
+        (b'{"role": "user", "content": "x", "y": 1}', "unknown field `y`"),
+    ],
+)
+async def test_what_is_no_message_becomes_a_dead_letter(payload: bytes, why: str) -> None:
+    async with local_bus() as bus, running_agents(bus) as agents:
+        await agents.create("a")
+        await tell(bus, "a", payload, "wrong")
+        await tell(bus, "a", said("right"), "right")
+        await inbox_is_empty(bus, "a")
+        [letter] = await letters(bus.storage)
+        assert why in letter.reason
+        assert [turn.turn_id async for turn in agents.turns.list("a")] == ["right"]
+
+
+@pytest.mark.requirement("inbox-refused")
+async def test_a_message_to_nobody_waits_among_the_dead_letters() -> None:
+    async with local_bus() as bus, running_agents(bus) as agents:
+        await tell(bus, "nobody", said("hello"), "early")
+        await inbox_is_empty(bus, "nobody")
+        [letter] = await letters(bus.storage)
+        assert "there is no agent 'nobody'" in letter.reason
+        await agents.create("nobody")
+        await replay(bus.storage, letter.id)
+        await inbox_is_empty(bus, "nobody")
+        [turn] = [turn async for turn in agents.turns.list("nobody")]
+        assert turn.status is TurnStatus.completed
+
+
+@pytest.mark.requirement("inbox-turn")
+async def test_a_turn_that_waits_in_the_inbox_is_queued_and_can_be_cancelled(
+    tmp_path: Path,
+) -> None:
+    async with local_bus() as bus, running_agents(bus, executors=0) as agents:
+        await agents.create("a")
+        await tell(bus, "a", said("hello"), "one")
+        assert (await agents.turns.get("a", "one")).status is TurnStatus.queued
+        await agents.turns.cancel("a", "one", reason="not needed")
+        await agents.executor()
+        await inbox_is_empty(bus, "a")
+        assert (await agents.turns.get("a", "one")).status is TurnStatus.cancelled
+
+
+@pytest.mark.requirement("inbox-reply", "inbox-events")
+async def test_a_plain_nats_client_tells_hears_and_follows(tmp_path: Path) -> None:
+    async with (
+        embedded_server(tmp_path / "nats") as server,
+        connect(server.url) as bus,
+        running_agents(bus) as agents,
+    ):
+        await agents.create("support")
+        client = await nats.connect(server.url)
+        try:
+            reply = client.new_inbox()
+            answers = await client.subscribe(reply)
+            ended = await client.subscribe("ayllu.v1.event.turn.support.>")
+            headers = {"Nats-Msg-Id": "question-1", "Ayllu-Reply-To": reply}
+            subject = "ayllu.v1.agent.support.inbox"
+            stored = await client.request(subject, said("hello"), timeout=5, headers=headers)
+            assert json.loads(stored.data)["stream"] == AGENTS.name
+            answer = json.loads((await answers.next_msg(timeout=10)).data)
+            assert answer["turn"]["turn_id"] == "question-1"
+            assert answer["turn"]["response_message"]["content"] == "hello"
+            event = await ended.next_msg(timeout=5)
+            assert event.subject == "ayllu.v1.event.turn.support.completed"
+            told: dict[str, Any] = json.loads(event.data)
+            assert (told["turn_id"], told["text"]) == ("question-1", "hello")
+            assert told["spent"]["steps"] == 1
+            # Again under the same id: stored once, answered once.
+            again = await client.request(subject, said("hello"), timeout=5, headers=headers)
+            assert json.loads(again.data)["duplicate"] is True
+            wrong = {"Nats-Msg-Id": "question-2", "Ayllu-Reply-To": reply}
+            await client.request(subject, b"{}", timeout=5, headers=wrong)
+            error = json.loads((await answers.next_msg(timeout=10)).data)["error"]
+            assert error["code"] == "invalid_request"
+            follow = json.dumps({"agent_id": "support", "turn_id": "question-1"}).encode()
+            events = await client.subscribe("followed")
+            await client.publish("ayllu.v1.op.agentic_system.turn.events", follow, reply="followed")
+            first = json.loads((await events.next_msg(timeout=5)).data)
+            assert first["event"]["event_type"] == "step_start"
+        finally:
+            await client.close()
+
+
+@pytest.mark.requirement("inbox-reply")
+async def test_no_answer_goes_to_subjects_of_ours(tmp_path: Path) -> None:
+    async with (
+        embedded_server(tmp_path / "nats") as server,
+        connect(server.url) as bus,
+        running_agents(bus) as agents,
+    ):
+        await agents.create("a")
+        client = await nats.connect(server.url)
+        try:
+            for number, subject in enumerate(("$JS.API.x", "ayllu.v1.agent.a.inbox", "a.*")):
+                headers = {"Nats-Msg-Id": f"{number}", "Ayllu-Reply-To": subject}
+                await client.request(inbox_subject("a"), said("x"), timeout=5, headers=headers)
+            await inbox_is_empty(bus, "a")
+            reasons = [letter.reason for letter in await letters(bus.storage)]
+            assert len(reasons) == 3
+            assert all(reason.startswith("no answer can be sent to") for reason in reasons)
+            assert [turn async for turn in agents.turns.list("a")] == []
+        finally:
+            await client.close()
+
+
+@pytest.mark.requirement("detached-turns")
+async def test_detached_turns_stand_beside_the_others() -> None:
+    async with local_bus() as bus, running_agents(bus) as agents:
+        await agents.create("a")
+
+        async def take(number: int) -> None:
+            answer = await agents.system.execute(
+                AgenticSystemExecuteRequest(
+                    "a",
+                    [Message(role=Role.user, content=f"m{number}")],
+                    turn_id=f"t{number}",
+                    detached=number > 0,
+                )
+            )
+            assert answer.turn.response_message.content == f"m{number}"
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                tasks.start_soon(take, number)
+        assert (await agents.turns.get("a", "t3")).status is TurnStatus.completed
+        last = await agents.system.execute(
+            AgenticSystemExecuteRequest("a", [Message(role=Role.user, content="last")])
+        )
+        assert last.turn.history is not None
+        assert last.turn.history.turns == 1  # Only that of the turn which is not detached.
