@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..schemas import OPERATIONS
 from .agent_arguments import (
     AGENT_EXAMPLE,
     LETTER_EXAMPLE,
@@ -27,6 +26,14 @@ from .improve_arguments import IMPROVE_EXAMPLE, add_improve_arguments
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS
 from .model_arguments import MODELS_EXAMPLE, add_model_arguments
 from .reward_arguments import REWARDS_EXAMPLE, add_reward_arguments
+from .seeing_arguments import (
+    GRAPH_EXAMPLE,
+    TOP_EXAMPLE,
+    TRACE_EXAMPLE,
+    add_graph_arguments,
+    add_top_arguments,
+    add_trace_arguments,
+)
 from .synthesis_arguments import SYNTHESIZE_EXAMPLE, add_synthesize_arguments
 from .tool_arguments import TOOLS_EXAMPLE, add_tool_arguments
 from .training_arguments import (
@@ -65,6 +72,9 @@ EXAMPLES = {
     "agents": AGENT_EXAMPLE,
     "turns": TURN_EXAMPLE,
     "approvals": APPROVALS_EXAMPLE,
+    "trace": TRACE_EXAMPLE,
+    "graph": GRAPH_EXAMPLE,
+    "top": TOP_EXAMPLE,
     "dataset": DATASET_EXAMPLE,
     "synthesize": SYNTHESIZE_EXAMPLE,
     "improve": IMPROVE_EXAMPLE,
@@ -112,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_servers(commands)
     _add_talk(commands)
     _add_keepers(commands)
+    _add_seeing(commands)
     _add_tools(commands)
     return parser
 
@@ -125,15 +136,17 @@ def _add_servers(commands: Commands) -> None:
     up.add_argument("--data-dir", type=Path, default=default_data_dir(), help="(%(default)s)")
     up.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
     up.add_argument("--bus", help="use this NATS server instead of an own one")
+    _add_import(up)
 
     worker = _add(commands, "worker", "run actors against a bus that runs already")
     worker.add_argument(
         "kinds",
-        nargs="+",
-        choices=KINDS,
+        nargs="*",
+        type=_kind,  # Not `choices`: argparse wants an empty list to be one of them.
         metavar="KIND",
         help=f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
     )
+    _add_import(worker)
     worker.add_argument("--bus", help="the NATS server's URL; or in the variable AYLLU_BUS_URL")
     worker.add_argument("--config", type=Path, help="a TOML file, see docs/configuration.md")
     worker.add_argument("--host", default="127.0.0.1", help="of a gateway (%(default)s)")
@@ -152,6 +165,25 @@ def _add_servers(commands: Commands) -> None:
     worker.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
 
 
+def _kind(name: str) -> str:
+    if name not in KINDS:
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {name!r} (choose from {', '.join(KINDS)})"
+        )
+    return name
+
+
+def _add_import(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE[:NAME]",
+        help="run the actors of a Python module, or the one of this name; may stand several times, see docs/own-actors.md",
+    )
+
+
 def _add_talk(commands: Commands) -> None:
     chat = _add(commands, "chat", "talk to a model or an agent, token by token")
     chat.add_argument("message", nargs="?", help="one message; without it, a conversation begins")
@@ -168,9 +200,8 @@ def _add_talk(commands: Commands) -> None:
     call.add_argument(
         "operation",
         nargs="?",
-        choices=sorted(OPERATIONS),
         metavar="OPERATION",
-        help="its name; without one, all are listed",
+        help="its name, one of an own actor's too; without one, all of ours are listed",
     )
     call.add_argument("payload", nargs="?", default="{}", help="JSON, @FILE, or - for stdin")
     call.add_argument("--timeout", type=float, help="seconds")
@@ -218,6 +249,20 @@ def _add_keepers(commands: Commands) -> None:
     )
 
 
+def _add_seeing(commands: Commands) -> None:
+    add_top_arguments(
+        _add(commands, "top", "see what actors, models, agents and queues do at this moment"),
+        default_data_dir(),
+    )
+    add_trace_arguments(
+        _add(commands, "trace", "see when what happened in a turn, and in those that it started"),
+        DEFAULT_URL,
+    )
+    add_graph_arguments(
+        _add(commands, "graph", "draw who starts whom, as a Mermaid flowchart"), DEFAULT_URL
+    )
+
+
 def _add_tools(commands: Commands) -> None:
     spec = _add(commands, "spec", "write openapi.yaml, openapi.html and asyncapi.yaml")
     spec.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")
@@ -230,9 +275,8 @@ def _add_tools(commands: Commands) -> None:
         "--scopes",
         nargs="+",
         default=[EVERYTHING],
-        choices=[EVERYTHING, *sorted({operation.api for operation in OPERATIONS.values()})],
         metavar="API",
-        help="what it allows, such as Inference (%(default)s: everything)",
+        help="what it allows, such as Inference, or the Protocol of an own actor (%(default)s: everything)",
     )
     token.add_argument("--expires", metavar="DATE", help="until when; by default for ever")
 

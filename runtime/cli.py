@@ -26,11 +26,20 @@ def _up(options: argparse.Namespace) -> None:
     gateway = load_config(options.config).gateway
     check_certificate(gateway)  # What is wrong is said before anything is started.
     data_dir = options.data_dir.expanduser()
-    chosen = UpOptions(options.host, options.port, data_dir, options.config, options.bus, gateway)
+    chosen = UpOptions(
+        options.host,
+        options.port,
+        data_dir,
+        options.config,
+        options.bus,
+        gateway,
+        options.imports,
+    )
     _run(partial(up, chosen))
 
 
 def _worker(options: argparse.Namespace) -> None:
+    from .importing import import_actors
     from .supervisor import BUS_URL_VARIABLE, PARENT_VARIABLE, check_loopback, open_listener
     from .working import run_worker
 
@@ -40,6 +49,9 @@ def _worker(options: argparse.Namespace) -> None:
     bus_url = options.bus or os.environ.get(BUS_URL_VARIABLE)
     if not bus_url:
         raise InvalidRequest(f"which bus? Give --bus or set {BUS_URL_VARIABLE}")
+    if not options.kinds and not options.imports:
+        raise InvalidRequest("which actors? Name a KIND, or give --import")
+    own = import_actors(options.imports)
     config = load_config(options.config)
     listener = None
     if options.listen_fd is not None:
@@ -50,10 +62,8 @@ def _worker(options: argparse.Namespace) -> None:
         authenticated = bool(config.gateway.tokens)
         listener = open_listener(options.host, options.port, authenticated=authenticated)
     data_dir = options.data_dir.expanduser()
-    drain = options.drain_seconds
-    _run(
-        partial(run_worker, options.kinds, bus_url, config, data_dir, listener, drain_seconds=drain)
-    )
+    run = partial(run_worker, options.kinds, bus_url, config, data_dir, listener)
+    _run(partial(run, drain_seconds=options.drain_seconds, own=own))
 
 
 def _chat(options: argparse.Namespace) -> None:
@@ -79,13 +89,13 @@ def _chat(options: argparse.Namespace) -> None:
 
 
 def _call(options: argparse.Namespace) -> None:
-    from .call import call_operation, list_operations, read_payload
+    from .call import call_operation, list_operations, operation_named, read_payload
 
     if options.operation is None:
         list_operations(OPERATIONS)
         return
     payload = read_payload(options.payload)
-    operation = OPERATIONS[options.operation]
+    operation = operation_named(options.operation)
     token = os.environ.get(TOKEN_VARIABLE)
     _run(partial(call_operation, options.url, operation, payload, options.timeout, token))
 
@@ -176,6 +186,26 @@ def _tools(options: argparse.Namespace) -> None:
     _run(partial(run_tools, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _trace(options: argparse.Namespace) -> None:
+    from .trace_commands import run_trace
+
+    _run(partial(run_trace, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
+def _graph(options: argparse.Namespace) -> None:
+    from .graph_commands import run_graph
+
+    _run(partial(run_graph, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
+def _top(options: argparse.Namespace) -> None:
+    from .supervisor import BUS_URL_VARIABLE
+    from .top_commands import run_top
+
+    bus_url = options.bus or os.environ.get(BUS_URL_VARIABLE)
+    _run(partial(run_top, bus_url, options.data_dir.expanduser(), options))
+
+
 def _dlq(options: argparse.Namespace) -> None:
     from .dead_letters import run
     from .supervisor import BUS_URL_VARIABLE
@@ -242,6 +272,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "rewards": _rewards,
     "tools": _tools,
     "logs": _logs,
+    "trace": _trace,
+    "graph": _graph,
+    "top": _top,
     "dlq": _dlq,
     "spec": _spec,
     "token": _token,

@@ -33,7 +33,7 @@ async def run(bus_url: str | None, data_dir: Path, options: argparse.Namespace) 
         NotFound: there is no such letter.
         BusError: the bus does not answer.
     """
-    url = bus_url or _bus_of(data_dir)
+    url = bus_url or bus_of(data_dir)
     try:
         with anyio.fail_after(CONNECT_SECONDS) as scope:
             async with connect(url, name="ayllu dlq") as bus:
@@ -45,7 +45,12 @@ async def run(bus_url: str | None, data_dir: Path, options: argparse.Namespace) 
         ) from error
 
 
-def _bus_of(data_dir: Path) -> str:
+def bus_of(data_dir: Path) -> str:
+    """Return the bus of the ``ayllu up`` in a data directory.
+
+    Raises:
+        InvalidRequest: none has run there.
+    """
     try:
         return (data_dir / "bus.url").read_text(encoding="utf-8").strip()
     except OSError as error:

@@ -28,6 +28,7 @@ from ..bus.service import Drain, serve
 from ..schemas import AylluError, error_from
 from .config import Config
 from .gateway import serve_gateway
+from .importing import OwnActor, own_start
 
 READY_LINE = "ready"
 """What a worker prints on stdout when all its actors are ready."""
@@ -42,7 +43,8 @@ class Setting:
         config: the configuration of the deployment.
         data_dir: where actors keep files of their own.
         listener: the socket of the gateway, if the worker has one.
-        drain: how long running calls of models may go on when the worker ends.
+        drain: how long running calls of models and own actors may go on when the worker ends.
+        own: the actors of others.
     """
 
     bus: Bus
@@ -50,6 +52,7 @@ class Setting:
     data_dir: Path
     listener: socket | None
     drain: Drain = field(default_factory=Drain)
+    own: Sequence[OwnActor] = ()
 
     @property
     def generated(self) -> Path:
@@ -157,6 +160,7 @@ def _agents(setting: Setting) -> Mapping[str, Start]:
         from ..actors.agents.actor import AgenticSystemActor, AgentTurnsActor
         from ..actors.agents.executor import Executor
         from ..actors.agents.register import open_register
+        from ..actors.agents.tracing import TurnTracesActor
         from ..actors.tools.actor import ToolListActor
 
         register = await open_register(setting.bus)
@@ -164,6 +168,7 @@ def _agents(setting: Setting) -> Mapping[str, Start]:
         actors = (
             AgenticSystemActor(register, executor),
             AgentTurnsActor(register, executor),
+            TurnTracesActor(register),
             ToolListActor(setting.bus),
         )
         async with anyio.create_task_group() as tasks:
@@ -313,12 +318,15 @@ async def run_actors(
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run actors of some kinds under supervision until cancelled; started when all are ready."""
+    """Run actors of some kinds, and own ones, under supervision until cancelled; started when all are ready."""
     async with anyio.create_task_group() as supervisors:
         async with anyio.create_task_group() as starting:
             for kind in kinds:
                 for name, start in KINDS[kind](setting).items():
                     starting.start_soon(supervisors.start, supervise, name, start)
+            for own in setting.own:
+                start = own_start(own, setting.bus, setting.drain)
+                starting.start_soon(supervisors.start, supervise, own.name, start)
         task_status.started()
 
 

@@ -1,0 +1,172 @@
+"""From the records of a turn to its trace: when what happened in it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from ...schemas import (
+    CallTrace,
+    ChildTurn,
+    ExecutionStep,
+    ExecutionStepType,
+    ModelInferenceStep,
+    StepTrace,
+    TokenUsage,
+    TurnTrace,
+)
+from .reader import described
+from .records import JournalRecord
+from .step import OpenStep
+from .timeline import Timeline
+
+
+@dataclass(slots=True)
+class _Call:
+    began: float | None = None
+    ended: float | None = None
+    outcome: str | None = None
+
+
+@dataclass(slots=True)
+class _Step:
+    kind: ExecutionStepType
+    began: float
+    ended: float | None = None
+    usage: TokenUsage | None = None
+    names: list[str] = field(default_factory=list)
+    calls: dict[int, _Call] = field(default_factory=dict)
+
+
+TraceOf = Callable[[ChildTurn], TurnTrace | None]
+"""Returns the trace of a turn that another one has started; None where there is none to tell."""
+
+
+class Tracing:
+    """The trace of a turn; feed it with `take`.
+
+    Args:
+        agent: the agent.
+        turn: the turn.
+
+    Attributes:
+        asked: when each turn that it has started was asked for, by its agent and id.
+    """
+
+    def __init__(self, agent: str, turn: str) -> None:
+        self._names = agent, turn
+        self._timeline = Timeline()
+        self._steps: dict[str, _Step] = {}
+        self.asked: dict[tuple[str, str], float] = {}
+
+    def take(self, record: JournalRecord) -> None:
+        """Take the next record of the turn's journal.
+
+        Raises:
+            InvalidRequest: no journal has this record here.
+        """
+        turn, at = self._timeline.turn, record.at
+        before, ended = turn.step, len(turn.steps)
+        self._timeline.record(record)
+        # A record may end one step, but not begin another one.
+        for step in (before, turn.step):
+            if step is not None:
+                self._note(step, at)
+        for done in turn.steps[ended:]:
+            self._end(done, at)
+        for child in self.children:
+            self.asked.setdefault((child.agent_uuid, child.turn_id), at)
+
+    def _note(self, step: OpenStep, at: float) -> None:
+        """Note what a record has made of the step that runs."""
+        if step.check is not None:
+            kind = ExecutionStepType.safety_filtering
+            self._steps.setdefault(step.check.uuid, _Step(kind, at))
+        noted = self._steps.setdefault(step.uuid, _Step(step.kind, at))
+        noted.names = [call.tool_name for call in step.calls.wanted]
+        for place in range(len(noted.names)):
+            call = noted.calls.setdefault(place, _Call())
+            if call.began is None and place in step.calls.released:
+                call.began = at
+            if call.ended is None and place in step.calls.outcomes:
+                call.ended, call.outcome = at, step.calls.outcomes[place]
+
+    def _end(self, done: ExecutionStep, at: float) -> None:
+        step = self._steps[done.uuid]
+        step.ended = at
+        if isinstance(done, ModelInferenceStep):
+            step.usage = done.usage
+
+    @property
+    def ended(self) -> bool:
+        """Whether the turn has ended."""
+        return self._timeline.turn.ended is not None
+
+    @property
+    def children(self) -> list[ChildTurn]:
+        """The turns that it has started."""
+        return described(*self._names, self._timeline).children
+
+    def told(self, trace_of: TraceOf, asked: float | None = None) -> TurnTrace:
+        """Return the trace.
+
+        Args:
+            trace_of: tells the traces of the turns that it has started.
+            asked: when another turn has started it.
+        """
+        agent, name = self._names
+        turn = described(agent, name, self._timeline)
+        began = self._timeline.turn.began
+        queued = max(0.0, began.at - asked) if began is not None and asked is not None else None
+        # The turns that each call has started, in their order.
+        traces: dict[tuple[str, int], list[TurnTrace | None]] = {}
+        for child in turn.children:
+            traces.setdefault((child.step_uuid, child.call), []).append(trace_of(child))
+        return TurnTrace(
+            agent_uuid=agent,
+            turn_id=name,
+            status=turn.status,
+            begun_at=turn.begun_at,
+            ended_at=turn.ended_at,
+            queued_seconds=queued,
+            attempts=self._timeline.turn.attempt,
+            usage=turn.usage,
+            spent=turn.spent,
+            error=turn.error,
+            parent=turn.parent,
+            cause=turn.cause,
+            steps=[_step(uuid, step, traces) for uuid, step in self._steps.items()],
+        )
+
+
+def _step(
+    uuid: str, step: _Step, traces: Mapping[tuple[str, int], list[TurnTrace | None]]
+) -> StepTrace:
+    return StepTrace(
+        uuid=uuid,
+        step_type=step.kind,
+        began_at=_time(step.began),
+        ended_at=None if step.ended is None else _time(step.ended),
+        usage=step.usage,
+        calls=[
+            _call(name, step.calls[place], traces.get((uuid, place), []))
+            for place, name in enumerate(step.names)
+        ],
+    )
+
+
+def _call(name: str, call: _Call, traces: Sequence[TurnTrace | None]) -> CallTrace:
+    children = [trace for trace in traces if trace is not None]
+    return CallTrace(
+        tool_name=name,
+        began_at=None if call.began is None else _time(call.began),
+        ended_at=None if call.ended is None else _time(call.ended),
+        outcome=call.outcome,
+        children=children,
+        left_out=len(traces) - len(children),
+    )
+
+
+def _time(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
