@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Annotated, Final
@@ -23,6 +24,8 @@ SUBPROTOCOL_PREFIX: Final = "bearer."
 TOKEN_PREFIX: Final = "ayllu_"
 """What tokens begin with, so that scanners for leaked secrets can find them."""
 TOKEN_BYTES: Final = 32
+SIMILAR: Final = 0.8
+"""From where on a name is almost another one (`difflib`)."""
 
 
 class TokenSpec(Wire, frozen=True):
@@ -86,7 +89,8 @@ def check_tokens(tokens: Sequence[TokenSpec], apis: Collection[str]) -> None:
     """Refuse tokens that cannot be meant.
 
     Raises:
-        InvalidRequest: two have one name or one hash, or a scope is not the name of an API.
+        InvalidRequest: two have one name or one hash, or a scope is no name of an API. Those of own actors are not known
+            here; a name that is almost one of ours is taken for a mistake.
     """
     for what, values in (
         ("name", [token.name for token in tokens]),
@@ -95,11 +99,13 @@ def check_tokens(tokens: Sequence[TokenSpec], apis: Collection[str]) -> None:
         if len(set(values)) < len(values):
             raise InvalidRequest(f"gateway.tokens: two have the same {what}")
     for token in tokens:
-        if unknown := sorted(set(token.scopes) - {EVERYTHING, *apis}):
-            raise InvalidRequest(
-                f"gateway.tokens: `{unknown[0]}` in the scopes of {token.name!r} is not an API; "
-                f"there are {', '.join(sorted(apis))}, and {EVERYTHING}"
-            )
+        for scope in sorted(set(token.scopes) - {EVERYTHING, *apis}):
+            similar = get_close_matches(scope.lower(), [api.lower() for api in apis], 1, SIMILAR)
+            if similar or not scope.isidentifier():
+                raise InvalidRequest(
+                    f"gateway.tokens: `{scope}` in the scopes of {token.name!r} is not an API; "
+                    f"there are {', '.join(sorted(apis))}, those of own actors, and {EVERYTHING}"
+                )
 
 
 def presented_token(authorization: str | None, subprotocols: Iterable[str]) -> str | None:

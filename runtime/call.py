@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..client import connect
-from ..schemas import InvalidRequest, Operation, TooLarge
+from ..schemas import (
+    OPERATIONS,
+    InvalidRequest,
+    Operation,
+    OwnOperation,
+    TooLarge,
+    operation_from,
+)
+from ..schemas.own_operations import problem_with
 
 MAX_PAYLOAD = 64 << 20
 
@@ -17,6 +25,20 @@ def list_operations(operations: Mapping[str, Operation]) -> None:
     width = max(map(len, operations))
     for name, operation in operations.items():
         sys.stdout.write(f"{name:<{width}}  {operation.summary}\n")
+
+
+def operation_named(name: str) -> Operation:
+    """Return the operation of a name; one that is not ours may be an own actor's, which the gateway knows.
+
+    Raises:
+        InvalidRequest: it can be neither.
+    """
+    operation = OPERATIONS.get(name)
+    if operation is not None:
+        return operation
+    if problem_with(name, "Own"):
+        raise InvalidRequest(f"there is no operation {name!r}; `ayllu call` lists ours")
+    return operation_from(OwnOperation(name, "Own", "list"))
 
 
 def read_payload(argument: str) -> bytes:
@@ -55,10 +77,15 @@ async def call_operation(
     operation.read(payload)  # Errors in the payload need no gateway.
     async with connect(url, token=token) as stack:
         call = await stack.call(operation, payload, timeout=timeout)
+        replied = operation.name in OPERATIONS
         try:
             while events := await call.take():
+                replied = True
                 for event in events:
                     sys.stdout.write(event.decode() + "\n")
                 sys.stdout.flush()
+            if not replied and call.result is not None:
+                # Whether an own operation has one reply is seen when it ends without an event.
+                sys.stdout.write(call.result.decode() + "\n")
         finally:
             call.close()

@@ -36,7 +36,7 @@ class Serving:
 
     Attributes:
         bus: where calls go.
-        operations: the table of operations.
+        operations: the table of operations, and those of own actors.
         config: the limits.
         metrics: the numbers.
         gate: who may call.

@@ -30,6 +30,8 @@ from .health import HealthPages
 from .http import failed, not_allowed, not_found, routes_of
 from .metrics import UNKNOWN, Metrics, MetricsPage
 from .openai.routes import openai_routes
+from .own_operations import AllOperations, OwnOperations
+from .own_routes import OwnRoutes
 from .protocols import Patience, http_protocol, websocket_protocol
 from .websocket import Connection
 
@@ -69,11 +71,15 @@ class DocumentPages:
 
 
 def build_app(
-    bus: Bus, config: GatewayConfig, operations: Mapping[str, Operation], metrics: Metrics
+    bus: Bus,
+    config: GatewayConfig,
+    operations: Mapping[str, Operation],
+    own: OwnOperations,
+    metrics: Metrics,
 ) -> Door:
     """Return the ASGI application of the gateway."""
     gate = Gate(config)
-    serving = Serving(bus, operations, config, metrics, gate)
+    serving = Serving(bus, AllOperations(operations, own), config, metrics, gate)
     metrics_page = MetricsPage(bus, metrics).page
 
     async def websocket(connection: WebSocket) -> None:
@@ -84,9 +90,7 @@ def build_app(
             await connection.send_denial_response(error_response(error))
             return
         with metrics.websockets.track_inprogress():
-            await Connection(
-                connection, bus, operations, config, metrics, gate=gate, caller=caller
-            ).run()
+            await Connection(connection, serving, own, caller=caller).run()
 
     async def metrics_for_callers(request: Request) -> Response:
         try:
@@ -104,7 +108,7 @@ def build_app(
             *openai_routes(
                 serving
             ),  # First: routes are tried one after the other, and of ours there are many.
-            *routes_of(serving),
+            *routes_of(serving, operations),
             *DocumentPages(operations).routes(),
             *HealthPages(bus).routes(),
             Route("/metrics", metrics_for_callers),
@@ -112,6 +116,7 @@ def build_app(
         ],
         exception_handlers={404: nothing_there, 405: not_allowed, Exception: failed},
     )
+    app.router.default = OwnRoutes(serving, own, app.router.default)
     return Door(app, config, metrics)
 
 
@@ -189,14 +194,15 @@ async def serve_gateway(
         "server_header": False,
         "timeout_graceful_shutdown": max(1, round(config.shutdown_grace)),
     }
-    server = _Server(uvicorn.Config(build_app(bus, config, operations, metrics), **options))
+    own = OwnOperations(bus, operations)
+    server = _Server(uvicorn.Config(build_app(bus, config, operations, own, metrics), **options))
     metrics.watch_connections(lambda: len(server.server_state.connections))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_run, server, listener)
         try:
             await server.accepting.wait()
             task_status.started()
-            await anyio.sleep_forever()
+            await own.run()
         finally:
             server.should_exit = True
 

@@ -8,7 +8,7 @@ one on (`positions.py`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -92,7 +92,7 @@ class OperationEndpoint(Endpoint[Operation]):
         serving = self.serving
         try:
             body = await read_body(request, serving.config.max_message_bytes)
-            payload = read_payload(self.operation, request, body)
+            payload = self.payload(request, body)
             value: msgspec.Struct = self.operation.read(payload)
             timeout = read_timeout(request, self.operation, serving.config.max_timeout)
         except AylluError as error:
@@ -102,6 +102,10 @@ class OperationEndpoint(Endpoint[Operation]):
         model = operation.model_of(value)
         call = await self.forward(operation, payload, model=model, timeout=timeout, trace=trace)
         return operation, call
+
+    def payload(self, request: Request, body: bytes) -> bytes:
+        """Return the bus payload of a request; see `read_payload`."""
+        return read_payload(self.operation, request, body)
 
     async def begin(
         self, opened: Operation, call: ForwardedCall
@@ -144,11 +148,11 @@ async def _send_events(
     await send_body(send, last, more=False)
 
 
-def routes_of(serving: Serving) -> list[BaseRoute]:
+def routes_of(serving: Serving, operations: Mapping[str, Operation]) -> list[BaseRoute]:
     """Return the routes of the table; each with and without a slash at its end."""
     routes: list[BaseRoute] = []
-    for operation in serving.operations.values():
-        if operation.name.endswith(STREAM_SUFFIX) and operation.base_name in serving.operations:
+    for operation in operations.values():
+        if operation.name.endswith(STREAM_SUFFIX) and operation.base_name in operations:
             continue  # The whole form's route serves both; the request's `stream` chooses.
         endpoint = OperationEndpoint(serving, operation)
         for path in (operation.route.rstrip("/"), operation.route.rstrip("/") + "/"):

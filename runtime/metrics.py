@@ -1,6 +1,7 @@
 """``/metrics``: what the gateway and the actors behind it are doing, in the text format of Prometheus.
 
-Labels have few values: operations of the table (any other name is ``unknown``), error codes of ours, names of services, the
+Labels have few values: operations of the table, the first hundred of own actors that were called (any other name is ``own``
+or, where nobody has it, ``unknown``), error codes of ours, names of services, the
 models that live actors serve. What clients send never becomes a label.
 """
 
@@ -39,6 +40,9 @@ from .health import Fresh
 log = logging.getLogger(__name__)
 
 UNKNOWN: Final = "unknown"
+OWN: Final = "own"
+"""Stands for the operations of own actors beyond the first ones that were called."""
+MOST_OWN = 100
 OK: Final = "ok"
 CANCELLED: Final = "cancelled"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -65,6 +69,7 @@ class Metrics:
 
     def __init__(self, operations: Mapping[str, Operation]) -> None:
         self._operations = operations
+        self._own: set[str] = set()
         # To look a number up by its labels takes longer than to count.
         self._outcomes: dict[tuple[str, str], Counter] = {}
         self._numbers: dict[str, tuple[Histogram, Histogram, Counter]] = {}
@@ -134,7 +139,15 @@ class Metrics:
         counter.inc()
 
     def _label(self, operation: str) -> str:
-        return operation if operation in self._operations else UNKNOWN
+        """Return the label of an operation that was found, or of none (``unknown``, or empty)."""
+        if operation in self._operations or operation in self._own:
+            return operation
+        if operation in ("", UNKNOWN):
+            return UNKNOWN
+        if len(self._own) >= MOST_OWN:
+            return OWN
+        self._own.add(operation)
+        return operation
 
 
 def outcome_label(outcome: str) -> str:

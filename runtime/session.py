@@ -6,7 +6,7 @@ goes in as bytes and comes out spliced into frames, never decoded. docs/protocol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +61,16 @@ class StartCall:
 
 
 @dataclass(frozen=True, slots=True)
+class FindOperation:
+    """Look whether an own actor has an operation of this name, and tell it to `Session.found`; until then ``key`` runs."""
+
+    key: bytes
+    method: str
+    payload: bytes
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class CancelCall:
     """Cancel a call."""
 
@@ -76,7 +86,7 @@ class SendFrame:
     code: str
 
 
-Effect = StartCall | CancelCall | SendFrame
+Effect = StartCall | FindOperation | CancelCall | SendFrame
 
 
 class _Refused(Exception):  # noqa: N818
@@ -86,6 +96,10 @@ class _Refused(Exception):  # noqa: N818
         self, code: int, error: AylluError, key: bytes = b"null", operation: str = ""
     ) -> None:
         self.effect = SendFrame(error_frame(key, error, code), operation, error.info.code)
+
+
+def _not_found(key: bytes, method: str) -> _Refused:
+    return _Refused(METHOD_NOT_FOUND, MethodNotFound(f"there is no operation {method!r}"), key)
 
 
 def error_frame(key: bytes, error: AylluError, code: int = SERVER_ERROR) -> bytes:
@@ -110,12 +124,19 @@ class Session:
         operations: the table of operations that may be called.
         max_calls: how many calls may run at once.
         max_timeout: the longest deadline that a client may ask for, in seconds.
+        may_be_own: tells whether it is worth to look for an operation that is not in the table.
     """
 
     def __init__(
-        self, operations: Mapping[str, Operation], *, max_calls: int, max_timeout: float
+        self,
+        operations: Mapping[str, Operation],
+        *,
+        max_calls: int,
+        max_timeout: float,
+        may_be_own: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._operations = operations
+        self._may_be_own = may_be_own
         self._max_calls = max_calls
         self._max_timeout = max_timeout
         self._next_index: dict[bytes, int] = {}
@@ -138,19 +159,37 @@ class Session:
             return self._cancel(frame)
         key = self._key(frame)
         operation = self._operations.get(frame.method)
-        if operation is None:
-            error = MethodNotFound(f"there is no operation {frame.method!r}")
-            raise _Refused(METHOD_NOT_FOUND, error, key)
+        if operation is None and not self._may_be_own(frame.method):
+            raise _not_found(key, frame.method)
         if len(self._next_index) >= self._max_calls:
             busy = Overloaded(f"{self._max_calls} calls run on this connection already")
-            raise _Refused(SERVER_ERROR, busy, key, operation.name)
+            raise _Refused(SERVER_ERROR, busy, key, operation.name if operation else "")
+        payload = bytes(frame.params)
+        if operation is None:
+            self._next_index[key] = 0
+            return FindOperation(key, frame.method, payload, frame.timeout)
+        start = self._start(key, operation, payload, frame.timeout)
+        self._next_index[key] = 0
+        return start
+
+    def found(self, find: FindOperation, operation: Operation | None) -> StartCall | SendFrame:
+        """Return what follows once an operation was looked for: the call begins, or ends because there is none, or by its params."""
         try:
-            timeout = self._timeout(frame, operation)
-            payload = bytes(frame.params)
+            if operation is None:
+                raise _not_found(find.key, find.method)
+            return self._start(find.key, operation, find.payload, find.timeout)
+        except _Refused as refused:
+            del self._next_index[find.key]
+            return refused.effect
+
+    def _start(
+        self, key: bytes, operation: Operation, payload: bytes, asked: float | None
+    ) -> StartCall:
+        try:
+            timeout = self._timeout(asked, operation)
             value = operation.read(payload)
         except InvalidRequest as error:
             raise _Refused(INVALID_PARAMS, error, key, operation.name) from error
-        self._next_index[key] = 0
         form = select_form(self._operations, operation, value)
         return StartCall(key, form, payload, form.model_of(value), timeout)
 
@@ -180,14 +219,14 @@ class Session:
             raise _Refused(INVALID_REQUEST, error)
         return key
 
-    def _timeout(self, frame: _Frame, operation: Operation) -> float:
-        if frame.timeout is None:
+    def _timeout(self, asked: float | None, operation: Operation) -> float:
+        if asked is None:
             return operation.timeout
-        if not 0 < frame.timeout <= self._max_timeout:
+        if not 0 < asked <= self._max_timeout:
             raise InvalidRequest(
                 f"`timeout` is in seconds, over 0 and at most {self._max_timeout:g}"
             )
-        return frame.timeout
+        return asked
 
     def _cancel(self, frame: _Frame) -> CancelCall | None:
         try:

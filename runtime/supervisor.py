@@ -7,6 +7,7 @@
     agents        agents and their turns
     training      datasets, and fine-tuning jobs, each in a child process of it
     data          reward models, generated data, loops of generation and training
+    own           own actors, where there are some (--import)
 
 What crashes is started again; the socket and the bus's port stay, so that clients find everything where it was. All of
 them end with the supervisor, however it ends.
@@ -59,6 +60,8 @@ WORKERS = {
     "gateway": ("gateway",),
 }
 """The worker processes of ``ayllu up``, and the kinds of actors that each runs."""
+OWN_WORKER = "own"
+"""The process of own actors."""
 
 BUS_URL_VARIABLE = "AYLLU_BUS_URL"
 PARENT_VARIABLE = "AYLLU_PARENT"
@@ -77,6 +80,7 @@ class UpOptions:
         config: the configuration file.
         bus_url: an external bus; by default a nats-server is started.
         gateway: what the configuration says about the gateway.
+        imports: the modules of own actors, which get a process of their own.
     """
 
     host: str
@@ -85,6 +89,7 @@ class UpOptions:
     config: Path | None
     bus_url: str | None = None
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    imports: Sequence[str] = ()
 
 
 def check_loopback(host: str) -> None:
@@ -170,6 +175,9 @@ class Tree:
             async with anyio.create_task_group() as starting:
                 for name, kinds in WORKERS.items():
                     starting.start_soon(workers.start, supervise, name, self._worker(name, kinds))
+                if imports := self._options.imports:
+                    own = self._worker(OWN_WORKER, (), imports)
+                    starting.start_soon(workers.start, supervise, OWN_WORKER, own)
             task_status.started()
 
     async def _run_bus(self, *, task_status: TaskStatus[Any]) -> None:
@@ -181,9 +189,11 @@ class Tree:
             task_status.started()
             await _watch(server)
 
-    def _worker(self, name: str, kinds: Sequence[str]) -> Start:
+    def _worker(self, name: str, kinds: Sequence[str], imports: Sequence[str] = ()) -> Start:
         async def start(*, task_status: TaskStatus[Any]) -> None:
             arguments = ["worker", *kinds, "--data-dir", str(self._options.data_dir)]
+            for module in imports:
+                arguments += ["--import", module]
             arguments += ["--drain-seconds", str(DRAIN_SECONDS)]
             if self._options.config is not None:
                 arguments += ["--config", str(self._options.config)]

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from ..schemas import InvalidRequest, encode
-from .auth import TokenSpec, hash_of, new_token
+from ..schemas import OPERATIONS, InvalidRequest, encode
+from .auth import TokenSpec, check_tokens, hash_of, new_token
 
 
 def read_expiry(text: str) -> datetime:
@@ -46,11 +46,13 @@ def make_token(name: str, scopes: Sequence[str], expires: str | None) -> None:
     """Print a new token on stderr, once, and its entry on stdout, which may go into a file.
 
     Raises:
-        InvalidRequest: the expiry is wrong, or has passed.
+        InvalidRequest: the expiry is wrong, or has passed; a scope is no name of an API.
     """
     until = None if expires is None else read_expiry(expires)
     token = new_token()
-    sys.stdout.write(entry_of(TokenSpec(name, hash_of(token), list(scopes), until)))
+    spec = TokenSpec(name, hash_of(token), list(scopes), until)
+    check_tokens([spec], {operation.api for operation in OPERATIONS.values()})
+    sys.stdout.write(entry_of(spec))
     sys.stdout.flush()
     sys.stderr.write(
         f"The token of {name}, which is shown only now:{os.linesep}{token}{os.linesep}"

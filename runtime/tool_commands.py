@@ -24,6 +24,7 @@ from ..schemas import (
     Content,
     InvalidRequest,
     NotFound,
+    OwnOperation,
     ToolList,
     ToolOffer,
     ToolRequest,
@@ -31,6 +32,7 @@ from ..schemas import (
     Unavailable,
     decode,
     encode,
+    operation_from,
 )
 from ..schemas.proxy import single_reply
 from .call import read_payload
@@ -161,10 +163,7 @@ async def _called(
     else:
         operation = OPERATIONS.get("tools.call" if whole else offer.name)
         if operation is None:
-            raise InvalidRequest(
-                f"{offer.name} is an operation of an own actor, which the gateway does not know: "
-                "call it on the bus, with --bus"
-            )
+            operation = operation_from(OwnOperation(offer.name, "Own", "unary"))
         running = await stack.call(operation, payload, timeout=timeout)
         try:
             reply = await single_reply(running)

@@ -7,22 +7,21 @@ while the socket is busy share the next frame.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 import anyio
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ..bus.bus import Bus
-from ..schemas import AylluError, Cancelled, InternalError, Operation
+from ..schemas import AylluError, Cancelled, InternalError
 from ..schemas.proxy import single_reply
 from .auth import Caller
-from .config import GatewayConfig
+from .endpoints import Serving
 from .forwarding import forward
-from .gate import Gate
-from .metrics import Metrics
-from .session import CancelCall, SendFrame, Session, StartCall
+from .metrics import UNKNOWN
+from .own_operations import OwnOperations
+from .session import CancelCall, FindOperation, SendFrame, Session, StartCall
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +38,23 @@ class Connection:
     def __init__(
         self,
         websocket: WebSocket,
-        bus: Bus,
-        operations: Mapping[str, Operation],
-        config: GatewayConfig,
-        metrics: Metrics,
+        serving: Serving,
+        own: OwnOperations,
         *,
-        gate: Gate,
         caller: Caller,
     ) -> None:
         self._websocket = websocket
-        self._bus = bus
-        self._metrics = metrics
-        self._gate = gate
+        self._bus = serving.bus
+        self._metrics = serving.metrics
+        self._gate = serving.gate
+        self._own = own
         self._caller = caller
+        config = serving.config
         self._session = Session(
-            operations,
+            serving.operations,
             max_calls=config.max_calls_per_connection,
             max_timeout=config.max_timeout,
+            may_be_own=own.may_have,
         )
         self._max_message_bytes = config.max_message_bytes
         self._scopes: dict[bytes, anyio.CancelScope] = {}
@@ -92,8 +91,33 @@ class Connection:
             elif isinstance(effect, StartCall):
                 scope = self._scopes[effect.key] = anyio.CancelScope()
                 calls.start_soon(self._run_call, effect, scope)
+            elif isinstance(effect, FindOperation):
+                scope = self._scopes[effect.key] = anyio.CancelScope()
+                calls.start_soon(self._find, effect, scope)
             elif isinstance(effect, CancelCall):
                 self._scopes[effect.key].cancel()
+
+    async def _find(self, find: FindOperation, scope: anyio.CancelScope) -> None:
+        """Look for an own operation that is not known yet, and run the call."""
+        effect: StartCall | SendFrame | None = None
+        error: AylluError = Cancelled("the caller cancelled the call")
+        with scope:
+            try:
+                own = await self._own.find(find.method)
+                effect = self._session.found(find, own and own[1])
+            except AylluError as failure:
+                error = failure
+        if isinstance(effect, StartCall):
+            scope = self._scopes[find.key] = anyio.CancelScope()
+            await self._run_call(effect, scope)
+            return
+        del self._scopes[find.key]
+        if effect is None:
+            frame = self._session.failure_frame(find.key, error)
+            effect = SendFrame(frame, UNKNOWN, error.code)
+        self._metrics.refused(effect.operation, effect.code)
+        with suppress(WebSocketDisconnect):
+            await self._send(effect.frame)
 
     async def _run_call(self, start: StartCall, scope: anyio.CancelScope) -> None:
         error: AylluError = Cancelled("the caller cancelled the call")

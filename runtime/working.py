@@ -15,6 +15,7 @@ import anyio
 from ..bus.bus import connect
 from ..bus.service import Drain
 from .config import Config
+from .importing import OwnActor
 from .worker import READY_LINE, Setting, announce, run_actors
 
 log = logging.getLogger(__name__)
@@ -33,16 +34,17 @@ async def run_worker(
     listener: socket | None = None,
     *,
     drain_seconds: float | None = None,
+    own: Sequence[OwnActor] = (),
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; prints `READY_LINE` when it is ready.
 
-    Running calls of models then go on for ``drain_seconds`` (by default as configured, ``serving.drain_seconds``); a second
+    Running calls of models and own actors then go on for ``drain_seconds`` (by default as configured, ``serving.drain_seconds``); a second
     signal ends them.
 
     Raises:
         AylluError: the bus cannot be reached, or an actor cannot be started.
     """
-    name = "ayllu " + " ".join(kinds)
+    name = " ".join(["ayllu", *kinds, *(actor.name for actor in own)])
     # What the modules made stays to the end, and what a call makes is seldom a cycle: looking for garbage after every
     # 700 objects took a twentieth of an actor's time.
     gc.freeze()
@@ -51,7 +53,7 @@ async def run_worker(
     async with connect(bus_url, name=name) as bus, anyio.create_task_group() as ending:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
-                setting = Setting(bus, config, data_dir, listener, drain)
+                setting = Setting(bus, config, data_dir, listener, drain, own)
                 await tasks.start(run_actors, kinds, setting)
                 announce(READY_LINE)
                 number = await anext(aiter(signals))

@@ -155,7 +155,8 @@ def test_the_command_makes_an_entry_that_the_configuration_takes(tmp_path: Path)
 @pytest.mark.parametrize(
     "text",
     [
-        f'tokens = [{{name = "a", sha256 = "{DIGEST}", scopes = ["Nothing"]}}]',
+        f'tokens = [{{name = "a", sha256 = "{DIGEST}", scopes = ["Inferense"]}}]',
+        f'tokens = [{{name = "a", sha256 = "{DIGEST}", scopes = ["no name"]}}]',
         'tokens = [{name = "a", sha256 = "a secret as it is", scopes = ["*"]}]',
         f'tokens = [{{name = "a", sha256 = "{DIGEST}"}}]',
         f'tokens = [{{name = "a", sha256 = "{DIGEST}", scopes = [], expires = 2027-01-01}}]',

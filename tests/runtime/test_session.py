@@ -18,11 +18,12 @@ from ayllu.runtime.session import (
     SERVER_ERROR,
     CancelCall,
     Effect,
+    FindOperation,
     SendFrame,
     Session,
     StartCall,
 )
-from ayllu.schemas import OPERATIONS, Cancelled, NotFound
+from ayllu.schemas import OPERATIONS, Cancelled, NotFound, OwnOperation, operation_from
 
 CHAT: dict[str, Any] = {
     "model": "m",
@@ -191,3 +192,45 @@ def test_too_many_calls() -> None:
 @pytest.mark.requirement("bad-input")
 def test_any_text_has_an_answer(text: str | bytes) -> None:
     assert isinstance(session().receive(text), SendFrame)
+
+
+def own_session(max_calls: int = 10) -> Session:
+    return Session(
+        OPERATIONS, max_calls=max_calls, max_timeout=100, may_be_own=lambda name: name == "own.do"
+    )
+
+
+OWN = operation_from(OwnOperation("own.do", "Own", "unary", timeout=7))
+
+
+@pytest.mark.requirement("own-actor-called")
+def test_a_name_that_may_be_an_own_actor_s_is_looked_for() -> None:
+    state = own_session(max_calls=1)
+    find = state.receive(frame("own.do", "a", params={"x": 1}))
+    assert find == FindOperation(b'"a"', "own.do", b'{"x":1}', None)
+    # It counts as running: it can be cancelled, and there may not be too many.
+    assert state.running == 1
+    assert state.receive(frame("$/cancel", None, params={"id": "a"})) == CancelCall(b'"a"')
+    busy = state.receive(frame("own.do", "b"))
+    assert sent(busy)["error"]["data"]["code"] == "overloaded"
+    assert isinstance(busy, SendFrame)
+    assert busy.operation == ""
+    assert state.found(find, OWN) == StartCall(b'"a"', OWN, b'{"x":1}', None, 7)
+    assert state.running == 1
+    state.result_frame(b'"a"', b"1")
+    assert sent(own_session().receive(frame("own.else")))["error"]["code"] == METHOD_NOT_FOUND
+
+
+@pytest.mark.requirement("own-actor-called")
+def test_what_is_looked_for_and_not_begun_frees_its_id() -> None:
+    state = own_session()
+    for operation, members, code in (
+        (None, {}, METHOD_NOT_FOUND),
+        (OWN, {"params": [1]}, INVALID_PARAMS),
+        (OWN, {"timeout": 101}, INVALID_PARAMS),
+    ):
+        find = state.receive(frame("own.do", 1, **members))
+        assert isinstance(find, FindOperation)
+        answer = sent(state.found(find, operation))
+        assert (answer["id"], answer["error"]["code"]) == (1, code)
+        assert state.running == 0
