@@ -54,6 +54,7 @@ KINDS = (
     "inference",
     "memory",
     "agents",
+    "groups",
     "tools",
     "shields",
     "datasets",

@@ -178,6 +178,21 @@ def _agents(setting: Setting) -> Mapping[str, Start]:
     return {"agents": start}
 
 
+def _groups(setting: Setting) -> Mapping[str, Start]:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.groups.actor import GroupsActor
+        from ..actors.groups.register import open_register
+        from ..actors.groups.runner import Runner
+
+        register = await open_register(setting.bus)
+        runner = Runner(setting.bus)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(runner.run)
+            await serve(setting.bus, GroupsActor(register), task_status=task_status)
+
+    return {"groups": start}
+
+
 def _datasets(setting: Setting) -> Mapping[str, Start]:
     async def start(*, task_status: TaskStatus[Any]) -> None:
         from ..actors.datasets.actor import open_datasets
@@ -301,6 +316,7 @@ KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "inference": _inference,
     "memory": _memory,
     "agents": _agents,
+    "groups": _groups,
     "tools": _tools,
     "shields": _shields,
     "datasets": _datasets,

@@ -1,0 +1,170 @@
+"""Runners: they take groups that have something to do, and do it. While a group waits for humans, nobody holds anything:
+its wake-up comes again when the wait is over, and another one when somebody has spoken.
+
+A runner holds the group's lease while it works for it, so that two do not do the same; what keeps what they write apart is the
+journal, in which nobody writes who does not know all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from ...bus.bus import Bus
+from ...bus.context import current_call
+from ...bus.deadletters import bury
+from ...bus.durable import Delivery, KeyValue, WorkQueue
+from ...schemas import AylluError, BusError
+from ..leases import Lease, lease_bucket, take_lease
+from .deciding import Done, Wait
+from .records import LEASE_BUCKET, WAKE, ensure_streams, group_of_wake
+from .turns import GroupTurns
+from .work import Work
+
+log = logging.getLogger(__name__)
+
+CONSUMER = "group_runners"
+SLOTS = 256
+FETCH_SECONDS = 5.0
+BUSY_SECONDS = 1.0
+"""When a wake-up comes again for a group that another runner works for."""
+RETRY_SECONDS = 1.0
+ACK_WAIT = 5.0
+"""After how long without a word a wake-up goes to another runner, in seconds."""
+KEEP_SECONDS = 1.5
+LONGEST_WAIT = 3600.0
+"""After how long somebody looks at a group that waits, at the latest."""
+
+
+class Runner:
+    """Lets the agents of groups speak.
+
+    Args:
+        bus: the bus.
+        slots: for how many groups it works at once.
+    """
+
+    def __init__(self, bus: Bus, *, slots: int = SLOTS) -> None:
+        self.name = uuid4().hex[:12]
+        self._bus = bus
+        self._turns = GroupTurns(bus)
+        self._free = anyio.Semaphore(slots)
+        self._here: dict[tuple[str, str], list[Delivery]] = {}
+        """The groups that it works for, and the wake-ups that came for them meanwhile."""
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled; started means ready. What runs then is left to other runners, at once."""
+        await ensure_streams(self._bus)
+        leases = await lease_bucket(self._bus, LEASE_BUCKET)
+        queue = await self._bus.storage.streams.work(WAKE.name, CONSUMER, ack_wait=ACK_WAIT)
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            await self._fetch(queue, leases, tasks)
+
+    async def _fetch(self, queue: WorkQueue, leases: KeyValue, tasks: TaskGroup) -> None:
+        while True:
+            await self._free.acquire()  # There is a slot at least.
+            self._free.release()
+            try:
+                deliveries = await queue.fetch(self._free.value or 1, wait=FETCH_SECONDS)
+            except BusError as error:
+                log.warning("wake-ups of groups cannot be fetched: %s", error)
+                await anyio.sleep(RETRY_SECONDS)
+                continue
+            for delivery in deliveries:
+                try:
+                    group = group_of_wake(delivery.entry.subject)
+                except ValueError:
+                    log.warning("%s wakes no group", delivery.entry.subject)
+                    tasks.start_soon(_settle, delivery, 0.0)
+                    continue
+                if group in self._here:
+                    self._here[group].append(delivery)
+                    continue
+                await self._free.acquire()
+                self._here[group] = []
+                tasks.start_soon(self._woken, group, delivery, leases)
+
+    async def _woken(self, group: tuple[str, str], delivery: Delivery, leases: KeyValue) -> None:
+        """Work for a group that was woken; a slot is taken for it."""
+        current_call.set(None)
+        again: float | None = 0.0
+        try:
+            again = await self._serve(group, delivery, leases)
+        except AylluError as error:
+            log.warning("work for the group %r is put off: %s", group[0], error)
+            again = RETRY_SECONDS
+            if not error.retryable:
+                await _bury(self._bus, delivery, error)
+                again = None
+        finally:
+            self._free.release()
+            late = self._here.pop(group)
+            with anyio.move_on_after(2, shield=True):
+                await _settle(delivery, again)
+                for one in late:
+                    # It came after the last look, perhaps.
+                    await _settle(one, 0.0)
+
+    async def _serve(
+        self, group: tuple[str, str], delivery: Delivery, leases: KeyValue
+    ) -> float | None:
+        """Work for a group; return after how many seconds its wake-up shall come again, or None."""
+        lease = await take_lease(leases, "\n".join(group), self.name)
+        if lease is None:
+            return BUSY_SECONDS
+        came: Wait | Done | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_hold, lease, group[0], tasks.cancel_scope)
+                tasks.start_soon(_keep, delivery, self._here[group])
+                came = await Work(self._bus, self._turns, *group).run()
+                tasks.cancel_scope.cancel()
+        except* AylluError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await lease.release()
+        if isinstance(came, Done):
+            return None
+        if came is None:
+            return BUSY_SECONDS  # The lease was lost.
+        if came.until is None:
+            return None  # Whoever speaks wakes the group.
+        return min(max(0.0, came.until - time.time()), LONGEST_WAIT)
+
+
+async def _hold(lease: Lease, group: str, scope: anyio.CancelScope) -> None:
+    """Keep a lease, and end the work once it is lost."""
+    await lease.keep()
+    log.warning("the lease on the group %r was lost", group)
+    scope.cancel()
+
+
+async def _keep(delivery: Delivery, late: list[Delivery]) -> None:
+    """Keep wake-ups while the work goes on."""
+    while True:
+        await anyio.sleep(KEEP_SECONDS)
+        for one in (delivery, *late):
+            try:
+                await one.in_progress()
+            except BusError as error:
+                log.debug("a wake-up of a group could not be kept: %s", error)
+
+
+async def _settle(delivery: Delivery, again: float | None) -> None:
+    """Acknowledge a wake-up, or let it come again after so many seconds."""
+    try:
+        await (delivery.ack() if again is None else delivery.nak(again))
+    except BusError as error:
+        log.debug("a wake-up of a group was not settled, and comes again: %s", error)
+
+
+async def _bury(bus: Bus, delivery: Delivery, error: AylluError) -> None:
+    try:
+        await bury(bus.storage, delivery.entry, reason=error.message, attempts=delivery.attempt)
+    except BusError as failed:
+        log.warning("a wake-up of a group was not buried: %s", failed)
