@@ -29,6 +29,7 @@ from . import (
     startup,
     streams,
     synthesis,
+    teams,
     training,
     turns,
     unread,
@@ -81,6 +82,10 @@ def _executors(place: Place, quick: Quick) -> Awaitable[Result]:
 
 def _waiting(place: Place, quick: Quick) -> Awaitable[Result]:
     return waiting.measure_waiting(place, 16 if quick.tiny else 1000, tiny=quick.tiny)
+
+
+def _teams(place: Place, quick: Quick) -> Awaitable[Result]:
+    return teams.measure_teams(place, quick.pairs, tiny=quick.tiny)
 
 
 def _model(place: Place, quick: Quick) -> Awaitable[Result]:
@@ -166,6 +171,7 @@ SCENARIOS: dict[
     "resume": ("a turn is followed again", _resume, turns.resume_rows),
     "executors": ("turns with slow tools", _executors, turns.executor_rows),
     "waiting": ("turns that wait for busy agents", _waiting, waiting.rows),
+    "teams": ("agents that work together", _teams, teams.rows),
     "model": ("8 chats with the real model", _model, model.rows),
     "llama-server": ("chats: ayllu and llama.cpp's HTTP server", _llama_cpp, servers.rows),
     "vllm-server": ("chats: ayllu and vLLM's OpenAI server", _vllm, servers.rows),

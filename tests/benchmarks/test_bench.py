@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 SCENARIOS = [
-    "streams-1", "streams-32", "upstream-1", "upstream-32", "openai-streams", "turns-1", "turns-32", "resume", "executors", "waiting",
+    "streams-1", "streams-32", "upstream-1", "upstream-32", "openai-streams", "turns-1", "turns-32", "resume", "executors", "waiting", "teams",
     "llama-server", "model", "vectors",
     "ingest", "restart", "retrieval", "unread", "idle", "startup", "synthesis",
     "sharing", "code",
@@ -82,6 +82,10 @@ def test_the_benchmark_measures_everything_and_writes_it_down(tmp_path: Path) ->
     assert results["waiting"]["turns"] == 16
     assert results["waiting"]["waiting"]["resident_mib"] > 10
     assert results["waiting"]["asked"]["resident_mib"] > 10
+    assert_spread(results["teams"]["executors"]["ratio_4"], 1)
+    assert_spread(results["teams"]["hop"]["more_than_plain_ms"], 1)
+    assert results["teams"]["inbox"]["messages"] == 40
+    assert results["teams"]["inbox"]["peak_mib"] >= results["teams"]["inbox"]["before_mib"] > 10
     assert_spread(results["model"]["ratio"], 1)
     for chats in ("1", "2"):
         assert_spread(results["llama-server"][chats]["ratio"], 1)
