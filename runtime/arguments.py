@@ -54,6 +54,7 @@ KINDS = (
     "inference",
     "memory",
     "agents",
+    "triggers",
     "groups",
     "tools",
     "shields",

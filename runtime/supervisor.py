@@ -4,7 +4,7 @@
     gateway       HTTP and websocket clients' way in
     inference     the models
     memory        banks of documents, and the embedding models
-    agents        agents and their turns, conversations of groups
+    agents        agents and their turns, the triggers that start them, conversations of groups
     training      datasets, and fine-tuning jobs, each in a child process of it
     data          reward models, generated data, loops of generation and training
     own           own actors, where there are some (--import)
@@ -53,7 +53,7 @@ HEALTH_SECONDS, HEALTH_FAILURES = 5.0, 3
 WORKERS = {
     "inference": ("inference",),
     "memory": ("memory",),
-    "agents": ("agents", "groups"),
+    "agents": ("agents", "triggers", "groups"),
     "tools": ("tools", "shields"),
     "training": ("datasets", "training"),
     "data": ("rewards", "synthetic_data", "improvement"),

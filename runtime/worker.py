@@ -193,6 +193,18 @@ def _groups(setting: Setting) -> Mapping[str, Start]:
     return {"groups": start}
 
 
+def _triggers(setting: Setting) -> Mapping[str, Start]:
+    async def start(*, task_status: TaskStatus[Any]) -> None:
+        from ..actors.triggers.actor import open_triggers
+
+        actor, worker = await open_triggers(setting.bus)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(worker.run)
+            await serve(setting.bus, actor, task_status=task_status)
+
+    return {"triggers": start}
+
+
 def _datasets(setting: Setting) -> Mapping[str, Start]:
     async def start(*, task_status: TaskStatus[Any]) -> None:
         from ..actors.datasets.actor import open_datasets
@@ -316,6 +328,7 @@ KINDS: Mapping[str, Callable[[Setting], Mapping[str, Start]]] = {
     "inference": _inference,
     "memory": _memory,
     "agents": _agents,
+    "triggers": _triggers,
     "groups": _groups,
     "tools": _tools,
     "shields": _shields,

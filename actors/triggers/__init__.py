@@ -1,0 +1,1 @@
+"""Triggers: agents that are started by events on the bus."""
