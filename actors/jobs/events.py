@@ -56,11 +56,15 @@ class JobEvents:
             phase=record.phase,
         )
         msg_id = f"job:{record.job}:{record.attempt}:{record.status.value}"
-        last = await self._bus.storage.streams.last(JOB_EVENTS.name, event_subject(record.job))
         # The end is told last, and once, even where the id is too old for the bus to know it.
-        if record.ended and last is not None and _event_of(last.payload, 0).status in FINAL:
+        if record.ended and await self.told_end(record):
             return
         await self.tell(record.job, event, msg_id)
+
+    async def told_end(self, record: JobRecord) -> bool:
+        """Return whether the end of a job was told."""
+        last = await self._bus.storage.streams.last(JOB_EVENTS.name, event_subject(record.job))
+        return last is not None and _event_of(last.payload, 0).status in FINAL
 
     async def follow(self, record: JobRecord, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         """Yield the events of a job after an index, to its end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -13,12 +14,15 @@ from ...bus.bus import Bus
 from ...bus.durable import KeyValue, Objects
 from ...schemas import (
     BusError,
+    Cancelled,
     Conflict,
+    JobEnded,
     NotFound,
     PostTrainingJobStatus,
     decode,
     encode,
 )
+from ..events import ensure_events, event_subject
 from .events import JobEvents
 from .records import (
     JOB_BUCKET,
@@ -154,10 +158,29 @@ class Jobs:
         """Tell of the end of a job whose record says that it has ended, and take it out of the queue."""
         failure = record.failure
         text = f"{record.job} {record.status.value}"
+        if not await self.events.told_end(record):
+            await self._publish_end(record)
         await self.events.tell_status(
             record, text + (f": {failure.code}: {failure.message}" if failure else "")
         )
         await self.forget(record.queue, record.job)
+
+    async def _publish_end(self, record: JobRecord) -> None:
+        """Let programs and triggers know of the end of a job: before its own events end, so that a worker that dies meanwhile
+        does not keep it from them.
+        """
+        failure = record.failure
+        cancelled = failure is not None and failure.code == Cancelled.code
+        event = JobEnded(
+            job=record.job,
+            kind=record.kind,
+            status="cancelled" if cancelled else record.status.value,
+            ended_at=datetime.fromtimestamp(record.completed_at or time.time(), UTC),
+            error=f"{failure.code}: {failure.message}" if failure else "",
+        )
+        subject = event_subject("job", record.kind, event.status)
+        msg_id = f"ended {record.job}:{record.digest}"
+        await self.bus.storage.streams.append(subject, encode(event), msg_id=msg_id)
 
     async def forget(self, queue: Queue, job: str) -> None:
         """Take a job out of its queue."""
@@ -172,6 +195,7 @@ async def open_jobs(bus: Bus) -> Jobs:
     """Return the jobs of a deployment; what keeps them is made where it is missing."""
     for spec in (*map(queue_stream, QUEUES), JOB_EVENTS):
         await bus.storage.streams.ensure(spec)
+    await ensure_events(bus)
     records = await bus.storage.key_value(JOB_BUCKET)
     return Jobs(bus, records, await bus.storage.objects(REQUEST_BUCKET))
 

@@ -25,6 +25,7 @@ from ...schemas import (
 )
 from ...schemas.memory import MAX_DOCUMENTS, MAX_QUERIES
 from ..embedding.embedder import Embedder
+from ..events import ensure_events
 from .bank import Bank, Search, mode_of
 from .care import Care
 from .intake import Intake
@@ -81,6 +82,9 @@ class MemoryBanksActor(MemoryBanks):
         bank: Change = BankCreated(request="", name=bank_name, settings=settings)
         changes = [(bank_subject(bank_uuid), bank), *_changes(bank_uuid, stored)]
         await self._writer.write(changes, check)
+        if documents:
+            uuids = [document.uuid for document in documents]
+            await self._writer.tell(bank_uuid, "inserted", uuids)
 
     async def get(self) -> AsyncIterator[MemoryBank]:
         """List all banks; see `MemoryBanks.get`."""
@@ -130,6 +134,7 @@ class MemoryBankDocumentsActor(MemoryBankDocuments):
         await check()
         stored = await self._intake.stored(documents, bank.settings)
         await self._writer.write(_changes(bank_uuid, stored), check)
+        await self._writer.tell(bank_uuid, "inserted" if new else "updated", uuids)
 
     async def _check_known(self, bank: Bank, uuids: Sequence[str], *, new: bool = False) -> None:
         """Refuse documents that are there, where they should be new, or that are not, where they should be there."""
@@ -168,6 +173,7 @@ class MemoryBankDocumentsActor(MemoryBankDocuments):
             for uuid in document_uuids
         ]
         await self._writer.write(changes, check)
+        await self._writer.tell(bank_uuid, "deleted", document_uuids)
 
     async def query(
         self, bank_uuid: str, queries: list[MemoryBankQuery]
@@ -306,6 +312,7 @@ async def memory_actors(
         embedders: embedding models by name, open.
         default: the model of banks that name none.
     """
+    await ensure_events(bus)
     async with open_replica(bus, data_dir) as (replica, care):
         writer = Writer(bus, replica, replica.objects)
         intake = Intake(embedders, default)

@@ -6,13 +6,15 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Literal
 from uuid import uuid4
 
 import anyio
 
 from ...bus.bus import Bus
 from ...bus.durable import NewEntry, Objects
-from ...schemas import AylluError, BusError, Conflict, encode
+from ...schemas import AylluError, BusError, Conflict, DocumentsChanged, encode
+from ..events import event_subject, publish_event
 from .log import STREAM, Change, Claimed, DocumentStored, batch
 from .replica import Replica
 
@@ -34,6 +36,7 @@ class Writer:
     """
 
     def __init__(self, bus: Bus, replica: Replica, objects: Objects) -> None:
+        self._bus = bus
         self._streams = bus.storage.streams
         self._limit = bus.transport.max_payload // 2
         self._replica = replica
@@ -66,6 +69,15 @@ class Writer:
             if refused or not sent:
                 await self._remove(claimed)
             raise
+
+    async def tell(
+        self, bank: str, change: Literal["inserted", "updated", "deleted"], documents: Sequence[str]
+    ) -> None:
+        """Tell programs and triggers what a request has changed; at most once: the change itself stands."""
+        event = DocumentsChanged(bank, change, list(documents))
+        await publish_event(
+            self._bus, event_subject("document", bank, change), event, f"documents {uuid4().hex}"
+        )
 
     async def _remove(self, claimed: Sequence[str]) -> None:
         with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True), suppress(AylluError):

@@ -58,7 +58,7 @@ def answer(
         AgenticSystemExecuteRequest(
             agent_uuid=config.agent_id,
             messages=[Message(role=Role.user, content=text)],
-            turn_id=record.turn_of(sequence),
+            turn_id=record.turn_of(event.identity),
             limits=stricter(config.limits, event.left),
             cause=Cause(config.name, subject, sequence, chain),
         )

@@ -7,14 +7,15 @@ from typing import Any
 
 import msgspec
 
-from ...schemas import InvalidRequest, Limits, TurnEnded, decode
+from ...schemas import InvalidRequest, JobEnded, Limits, ScheduleDue, TurnEnded, decode
 from ...schemas.wire import convert
+from ..agents.budget import LEAST_SECONDS
 from .patterns import kind_of
 
 MAX_EVENT = 512 << 10
 """Bytes of an event that a trigger reads."""
-BUDGET = ("seconds", "tokens", "steps", "cost")
-"""The limits that can be used up."""
+BUDGET = {"seconds": LEAST_SECONDS, "tokens": 0, "steps": 0, "cost": 0}
+"""The limits that can be used up, and what is left of them then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,19 @@ class Event:
     left: Limits = field(default_factory=Limits)
     used_up: tuple[str, ...] = ()
     chain: int = 0
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others: an end that is told a second time is the same event."""
+        match self.known:
+            case TurnEnded(agent_uuid=agent, turn_id=turn):
+                return f"turn {agent}/{turn}"
+            case JobEnded(job=job):
+                return f"job {job}"
+            case ScheduleDue(at=at):
+                return f"due {at.isoformat()}"
+            case _:
+                return str(self.sequence)
 
 
 def read_event(subject: str, sequence: int, payload: bytes) -> Event:
@@ -87,5 +101,7 @@ def _used_up(left: object) -> tuple[str, ...]:
     if not isinstance(left, dict):
         return ()
     return tuple(
-        name for name in BUDGET if isinstance(value := left.get(name), int | float) and value <= 0
+        name
+        for name, least in BUDGET.items()
+        if isinstance(value := left.get(name), int | float) and value <= least
     )

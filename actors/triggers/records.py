@@ -58,9 +58,9 @@ class TriggerRecord(msgspec.Struct, frozen=True):
         """When it was created."""
         return datetime.fromtimestamp(self.created, UTC)
 
-    def turn_of(self, sequence: int) -> str:
-        """Return the id of the turn that an event starts: the same for each try."""
-        return f"trigger-{_digest(self.id, str(sequence))[:32]}"
+    def turn_of(self, event: str) -> str:
+        """Return the id of the turn that an event starts, by what tells it from others: the same for each try."""
+        return f"trigger-{_digest(self.id, event)[:32]}"
 
 
 class Counted(msgspec.Struct, frozen=True, omit_defaults=True):

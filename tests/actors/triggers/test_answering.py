@@ -234,7 +234,7 @@ def test_a_turn_has_the_stricter_of_both_limits(own: Limits, left: Limits) -> No
 @pytest.mark.requirement("trigger-budget")
 @pytest.mark.parametrize(
     "left",
-    [{"tokens": 0}, {"steps": 0}, {"cost": 0.0}, {"tokens": -5, "steps": 3}, {"seconds": 0.0}],
+    [{"tokens": 0}, {"steps": 0}, {"cost": 0.0}, {"tokens": -5, "steps": 3}, {"seconds": 0.001}],
 )
 def test_a_budget_that_is_used_up_starts_nothing(left: dict[str, float]) -> None:
     event = {**plain(turn()), "left": left}
@@ -262,8 +262,9 @@ def test_a_chain_ends() -> None:
 
 @pytest.mark.requirement("trigger-once")
 def test_an_event_is_the_same_turn_each_time_and_no_other_ones() -> None:
-    def turn_id(record: TriggerRecord, sequence: int) -> str | None:
-        made = answer(record, TURN, sequence, encode(turn()))
+    def turn_id(record: TriggerRecord, sequence: int, event: object | None = None) -> str | None:
+        subject = TURN if isinstance(event, TurnEnded) else f"{PREFIX}shop.order"
+        made = answer(record, subject, sequence, encode(event or {"item": "tea"}))
         assert isinstance(made, Fire)
         return made.request.turn_id
 
@@ -272,6 +273,10 @@ def test_an_event_is_the_same_turn_each_time_and_no_other_ones() -> None:
     ids = {turn_id(record, 7), turn_id(record, 8), turn_id(trigger(name="u"), 7), turn_id(again, 7)}
     assert len(ids) == 4
     assert turn_id(record, 7) == turn_id(trigger(template="other"), 7)
+    # The end of a turn that is told once more, after a crash, is not another event.
+    assert turn_id(record, 7, turn()) == turn_id(record, 8, turn(text="more"))
+    other = TurnEnded("writer", "turn-2", TurnStatus.completed, NOW)
+    assert turn_id(record, 7, turn()) != turn_id(record, 7, other)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
