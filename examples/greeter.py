@@ -1,7 +1,8 @@
-"""An own actor: a Protocol, a class, and `serve`.
+"""An own actor: a Protocol, and a class.
 
-`python examples/greeter.py "$(cat .ayllu/bus.url)"` runs it until Ctrl-C; examples/call_greeter.py calls it from another
-process.
+In this folder, `ayllu worker --import greeter` serves it beside a deployment, and `ayllu up --import greeter` as a part of one.
+`python examples/greeter.py "$(cat .ayllu/bus.url)"` serves it from a program of one's own, until Ctrl-C. Then
+`ayllu call greeter.greet '{"name": "Quispe"}'` calls it, and so does examples/call_greeter.py.
 """
 
 import sys
@@ -17,7 +18,7 @@ from ayllu.schemas import webmethod
 class Greeter(Protocol):
     """Greets people."""
 
-    @webmethod(route="/greeter/greet")
+    @webmethod(route="/greeter/greet", tool=True, idempotent=True)
     async def greet(self, name: str) -> str:
         """Return a greeting."""
         ...

@@ -48,7 +48,10 @@ def test_spec_writes_the_documents(tmp_path: Path) -> None:
         (["call", "completion", "{"], 2, "malformed"),
         (["call", "completion", '{"modle": "x"}'], 2, "modle"),
         (["call", "completion", "@/no/such/file"], 2, "cannot be read"),
-        (["call", "nothing"], 2, "invalid choice"),
+        (["call", "models.nothing"], 2, "no operation"),
+        (["worker", "--bus", "nats://127.0.0.1:1"], 2, "--import"),
+        (["worker", "nothing", "--bus", "nats://127.0.0.1:1"], 2, "invalid choice"),
+        (["worker", "--import", "no_such", "--bus", "nats://127.0.0.1:1"], 2, "no module no_such"),
     ],
 )
 def test_errors_say_what_to_do(arguments: list[str], status: int, says: str) -> None:

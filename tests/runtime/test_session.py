@@ -207,6 +207,7 @@ OWN = operation_from(OwnOperation("own.do", "Own", "unary", timeout=7))
 def test_a_name_that_may_be_an_own_actor_s_is_looked_for() -> None:
     state = own_session(max_calls=1)
     find = state.receive(frame("own.do", "a", params={"x": 1}))
+    assert isinstance(find, FindOperation)
     assert find == FindOperation(b'"a"', "own.do", b'{"x":1}', None)
     # It counts as running: it can be cancelled, and there may not be too many.
     assert state.running == 1

@@ -27,6 +27,7 @@ from ayllu.schemas.own_operations import (
     LONGEST_TIMEOUT,
     MOST_DESCRIPTION_BYTES,
     MOST_SCHEMA_BYTES,
+    OwnParameters,
     problem_with,
 )
 
@@ -148,7 +149,9 @@ def test_a_gateway_reads_what_was_said_and_serves_it() -> None:
         ):
             assert getattr(made, field) == getattr(real, field), field
     find = operation_from(DESCRIBED["shop.find"])
-    assert find.read(b'{"text":"x","stream":true}').stream is True
+    read = find.read(b'{"text":"x","stream":true}')
+    assert isinstance(read, OwnParameters)
+    assert read.stream is True
     assert find.model_of(find.read(b"{}")) is None
     for wrong in (b"[]", b'"x"', b"{", b'{"a":' * 100_000):
         with pytest.raises(InvalidRequest):

@@ -139,10 +139,12 @@ def read_ready_line(process: subprocess.Popen[str], seconds: float = START_SECON
 
 
 @contextmanager
-def running_up(data_dir: Path, config: str | None = SCRIPTED) -> Iterator[Up]:
+def running_up(
+    data_dir: Path, config: str | None = SCRIPTED, arguments: Sequence[str] = ()
+) -> Iterator[Up]:
     """Run ``ayllu up`` on a free port until the end of the block."""
     data_dir.mkdir(exist_ok=True)
-    command = [AYLLU, "up", "--port", "0", "--data-dir", str(data_dir)]
+    command = [AYLLU, "up", "--port", "0", "--data-dir", str(data_dir), *arguments]
     if config is not None:
         file = data_dir / "ayllu.toml"
         file.write_text(config)
