@@ -62,6 +62,7 @@ class InferenceActor(Inference):
         version: of a registered one.
         waiting: how many requests may wait for a slot of the engine.
         attachments: what those of a request may cost, and from where they may come.
+        prices: cost units of a thousand tokens of prompts and of answers.
 
     Attributes:
         slots: those of the engine; a request has one, and a batch further ones while no request wants them.
@@ -79,6 +80,7 @@ class InferenceActor(Inference):
         version: int | None = None,
         waiting: int = WAITING,
         attachments: AttachmentsConfig = ATTACHMENTS,
+        prices: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.models = frozenset((name, *aliases))
         described = Model(
@@ -89,6 +91,8 @@ class InferenceActor(Inference):
             capabilities=sorted(engine.capabilities),
             base=base,
             version=version,
+            prompt_price=prices[0],
+            completion_price=prices[1],
         )
         self.service_metadata = {"models": encode([described]).decode()}
         self.slots = Slots(engine.slots, waiting=waiting)

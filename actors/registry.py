@@ -30,6 +30,8 @@ class ModelSpec(Wire, frozen=True):
         waiting: how many requests may wait for a slot, with each actor that serves it; further ones are refused as
             ``overloaded``. With 0, a request that no actor can begin with is refused.
         aliases: other names for it.
+        prompt_price: cost units of a thousand tokens of prompts; see `Limits.cost`.
+        completion_price: the same of answers.
         vllm: how the engine ``vllm`` runs it.
         openai: how the engine ``openai`` asks for it.
     """
@@ -41,6 +43,8 @@ class ModelSpec(Wire, frozen=True):
     slots: Annotated[int, Meta(ge=1, le=1024)] = 4
     waiting: Annotated[int, Meta(ge=0, le=100_000)] = 100
     aliases: list[ModelName] = []
+    prompt_price: Annotated[float, Meta(ge=0)] = 0.0
+    completion_price: Annotated[float, Meta(ge=0)] = 0.0
     vllm: VllmSettings | None = None
     openai: OpenAISettings | None = None
 

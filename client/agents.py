@@ -9,11 +9,14 @@ from uuid import uuid4
 from ..schemas import (
     AgenticSystemExecuteRequest,
     AgenticSystemTurn,
+    Limits,
     Message,
     Role,
     WhenBusy,
 )
 from .turns import PATIENCE, Caller, FollowedTurn
+
+NO_LIMITS = Limits()
 
 
 class AgentClient:
@@ -32,6 +35,7 @@ class AgentClient:
         turn_history: Sequence[AgenticSystemTurn] | None = None,
         when_busy: WhenBusy = WhenBusy.queue,
         expires_in: float | None = None,
+        limits: Limits = NO_LIMITS,
         patience: float = PATIENCE,
     ) -> AsyncIterator[FollowedTurn]:
         """Let the agent take a turn, and follow it to its end.
@@ -45,6 +49,7 @@ class AgentClient:
             turn_history: replaces the history that the server holds, for this turn.
             when_busy: what becomes of it while another turn of the agent runs.
             expires_in: seconds after which it is not begun any more.
+            limits: what it may take, together with all turns that it starts.
             patience: for how many seconds a connection or server that is away is tried again.
         """
         if isinstance(messages, str):
@@ -56,6 +61,7 @@ class AgentClient:
             turn_id=turn_id or str(uuid4()),
             when_busy=when_busy,
             expires_in=expires_in,
+            limits=limits,
         )
         turn = FollowedTurn(self._caller, self.agent_id, str(request.turn_id), request, patience)
         async with aclosing(turn):
@@ -63,7 +69,13 @@ class AgentClient:
 
     @asynccontextmanager
     async def follow(
-        self, turn_id: str, *, epoch: int = 0, index: int = 0, patience: float = PATIENCE
+        self,
+        turn_id: str,
+        *,
+        epoch: int = 0,
+        index: int = 0,
+        children: str = "",
+        patience: float = PATIENCE,
     ) -> AsyncIterator[FollowedTurn]:
         """Follow a turn that exists, from the beginning or from a position (see `FollowedTurn`) on.
 
@@ -71,9 +83,10 @@ class AgentClient:
             turn_id: the turn.
             epoch: that of the position; 0 where nothing was seen.
             index: the first event that is wanted.
+            children: what was seen of the turns that it has started.
             patience: for how many seconds a connection or server that is away is tried again.
         """
         turn = FollowedTurn(self._caller, self.agent_id, turn_id, None, patience)
-        turn.epoch, turn.index = epoch, index
+        turn.epoch, turn.index, turn.children = epoch, index, children
         async with aclosing(turn):
             yield turn

@@ -64,6 +64,7 @@ class FollowedTurn:
         turn_id: the turn's id.
         epoch: with ``index``, the position: what a later `AgentClient.follow` goes on from.
         index: the index of the next event.
+        children: what was seen of the turns that this one has started; part of the position.
         resumed: how often the turn was followed anew after something broke.
     """
 
@@ -78,6 +79,7 @@ class FollowedTurn:
         self.turn_id = turn_id
         self.epoch = 0
         self.index = 0
+        self.children = ""
         self.resumed = 0
         self._caller = caller
         self._agent = agent_id
@@ -212,8 +214,13 @@ class FollowedTurn:
             while found := await running.take():
                 for one in found:
                     chunk = decode(one, AgenticSystemExecuteResponseStreamChunk)
+                    self.epoch = FIRST_EPOCH
+                    if chunk.child is not None:
+                        self.children = chunk.child.children
+                        yield TurnEvent(FIRST_EPOCH, self.index, child=chunk.child)
+                        continue
                     event = TurnEvent(FIRST_EPOCH, self.index, chunk)
-                    self.epoch, self.index = FIRST_EPOCH, self.index + 1
+                    self.index += 1
                     yield event
         except AylluError as error:
             if "turn_id" not in error.details:
@@ -224,7 +231,7 @@ class FollowedTurn:
     async def _read(self, give_up_at: float) -> AsyncGenerator[TurnEvent, None]:
         """Yield the events from the position on, as long as one call lasts, and move the position."""
         fields: dict[str, Any] = {"agent_id": self._agent, "turn_id": self.turn_id}
-        fields |= {"epoch": self.epoch, "index": self.index}
+        fields |= {"epoch": self.epoch, "index": self.index, "children": self.children}
         payload = encode_input(EVENTS, EVENTS.input_from((), fields))
         running = await self._open(EVENTS, payload, give_up_at)
         try:
@@ -235,6 +242,8 @@ class FollowedTurn:
                         raise BusError("events of a turn were lost on the way")
                     self.epoch = event.epoch
                     self.index = event.index + (event.event is not None)
+                    if event.child is not None:
+                        self.children = event.child.children
                     if event.turn is not None and event.recovered:
                         if event.turn.status in FINAL:
                             self._result = event.turn

@@ -16,13 +16,18 @@ from ..schemas.wire import decode
 
 LAST_EVENT_ID = "last-event-id"
 _NAMES = frozenset(("epoch", "index"))
-_ID = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
+_ID = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})(?:/([0-9a-f:.,-]+))?", re.ASCII)
+
+
+class _Child(msgspec.Struct, frozen=True):
+    children: str = ""
 
 
 class _Position(msgspec.Struct, frozen=True):
     epoch: int
     index: int
     event: msgspec.Raw = msgspec.Raw()
+    child: _Child | None = None
 
 
 def has_positions(operation: Operation) -> bool:
@@ -45,8 +50,11 @@ def position_after(headers: Mapping[str, str]) -> dict[str, object]:
         return {}
     found = _ID.fullmatch(text)
     if found is None:
-        raise InvalidRequest("the header Last-Event-ID is the id of an event: <epoch>.<index>")
-    return {"epoch": int(found[1]), "index": int(found[2]) + 1}
+        raise InvalidRequest(
+            "the header Last-Event-ID is the id of an event: <epoch>.<index>[/<children>]"
+        )
+    position: dict[str, object] = {"epoch": int(found[1]), "index": int(found[2]) + 1}
+    return position | ({"children": found[3]} if found[3] else {})
 
 
 def frame(event: bytes) -> bytes:
@@ -66,4 +74,8 @@ def frame_with_id(event: bytes) -> bytes:
     last = position.index if bytes(position.event) not in (b"", b"null") else position.index - 1
     if last < 0:
         return frame(event)
-    return b"id: %d.%d\n%b" % (position.epoch, last, frame(event))
+    children = position.child.children.encode() if position.child is not None else b""
+    if children and _ID.fullmatch(f"0.0/{children.decode()}") is None:
+        return frame(event)
+    below = b"/" + children if children else b""
+    return b"id: %d.%d%b\n%b" % (position.epoch, last, below, frame(event))

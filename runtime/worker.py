@@ -82,6 +82,7 @@ def _inference(setting: Setting) -> Mapping[str, Start]:
                     aliases=spec.aliases,
                     waiting=spec.waiting,
                     attachments=setting.config.attachments,
+                    prices=(spec.prompt_price, spec.completion_price),
                 )
                 await serve(setting.bus, actor, drain=setting.drain, task_status=task_status)
 

@@ -298,7 +298,15 @@ class AgenticSystemExecuteResponseStreamChunk(Reply, frozen=True):
     ] = None
     child: Annotated[
         ChildEvent | None,
-        Meta(description="Extension: an event of a turn that this one has started."),
+        Meta(
+            description="Extension: an event of a turn that this one has started; it is not counted."
+        ),
+    ] = None
+    call: Annotated[
+        int | None,
+        Meta(
+            description="Extension: of an answer of other agents, the place of the call in its step."
+        ),
     ] = None
 
 
@@ -363,7 +371,11 @@ class ChildEvent(Reply, frozen=True):
 
     agent_uuid: str
     turn_id: str
+    step_uuid: Annotated[str, Meta(description="The step that has started it.")]
     event: TurnEvent
+    children: Annotated[
+        str, Meta(description="What to say as `children` to follow on after this event.")
+    ] = ""
 
 
 def assemble_turn(
@@ -445,7 +457,7 @@ class AgentTurns(Protocol):
         """Follow a turn from a position: what was, then what comes, to its end.
 
         An ``epoch`` of 0 means that the reader has seen nothing that could be lost. ``children`` says what it has seen of the
-        turns that this one has started and that run: ``TURN:EPOCH.INDEX`` of the next event of each, with commas between.
+        turns that this one has started: ``children`` of the last event of such a turn.
         """
         ...
 

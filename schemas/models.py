@@ -24,6 +24,12 @@ class Model(Reply, frozen=True):
             description="What the engine can do beyond plain text: `json_schema`, `logprobs`, `images`..."
         ),
     ] = []
+    prompt_price: Annotated[
+        float, Meta(description="Cost units of a thousand tokens of prompts.")
+    ] = 0.0
+    completion_price: Annotated[
+        float, Meta(description="Cost units of a thousand tokens of answers.")
+    ] = 0.0
     kind: Annotated[
         Literal["language", "embedding", "reward"],
         Meta(

@@ -18,6 +18,7 @@ from ...schemas import (
     AgenticSystemCreateResponse,
     AgenticSystemExecuteRequest,
     AgenticSystemExecuteResponse,
+    AgenticSystemExecuteResponseEventType,
     AgenticSystemExecuteResponseStreamChunk,
     AgenticSystemTurn,
     AgentTurns,
@@ -25,6 +26,7 @@ from ...schemas import (
     ApproveRequest,
     BusError,
     Conflict,
+    ExecutionStepType,
     InvalidRequest,
     NotFound,
     Turn,
@@ -36,6 +38,7 @@ from ...schemas import (
 from .deciding import decided, waiting_calls
 from .entries import packed, read_records, unpacked
 from .executor import Executor
+from .nesting import follow_tree, read_seen
 from .reader import FINAL, described, follow
 from .records import (
     BESIDE,
@@ -70,6 +73,14 @@ class TurnStream:
         async for event in self._events:
             if event.event is not None:
                 return event.event
+            if event.child is not None:
+                # It stands within the step that has started it, and is not counted.
+                return AgenticSystemExecuteResponseStreamChunk(
+                    AgenticSystemExecuteResponseEventType.step_progress,
+                    event.child.step_uuid,
+                    ExecutionStepType.tool_execution,
+                    child=event.child,
+                )
             if not event.recovered:
                 raise BusError(
                     "events of this turn were lost with the bus; it goes on: follow it by "
@@ -157,7 +168,9 @@ class AgenticSystemActor(AgenticSystem):
             if executor is not None:
                 told = stack.enter_context(executor.hub.reading(agent, turn))
             here = await self._accept(request, turn)
-            events = follow(register.bus, register.claims, agent, turn, told=told if here else None)
+            events = follow_tree(
+                register.bus, register.claims, agent, turn, told=told if here else None
+            )
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -246,10 +259,11 @@ class AgentTurnsActor(AgentTurns):
         """Follow a turn; see `AgentTurns.events`."""
         if index < 0 or epoch < 0:
             raise InvalidRequest("a position is not negative")
+        seen = read_seen(children)
         register = self._register
         state = await register.state(agent_id, turn_id)
         valid = not index or 1 <= epoch <= state.epoch
-        found = follow(
+        found = follow_tree(
             register.bus,
             register.claims,
             agent_id,
@@ -257,6 +271,7 @@ class AgentTurnsActor(AgentTurns):
             epoch=epoch,
             index=index,
             valid=valid,
+            seen=seen,
         )
         async with aclosing(found) as events:
             async for event in events:

@@ -13,21 +13,28 @@ from ...schemas import (
     ExecutionStepType,
     HistoryUse,
     Message,
+    Spent,
+    ToolCall,
     decode,
     stricter,
 )
+from .budget import exceeded
+from .delegation import sub_agent
 from .desk import Desk
-from .entries import unpacked
+from .entries import read_records, unpacked
 from .history import chosen_history, retrieves
 from .records import (
     AGENTS,
+    JOURNAL,
     AgentRecord,
     Began,
     Command,
     Delete,
+    Ended,
     Execute,
     HistoryTurn,
     history_subject,
+    journal_subject,
 )
 
 
@@ -52,15 +59,20 @@ async def beginning(
         error = Cancelled("the agent was deleted")
         config = AgenticSystemCreateRequest(uuid=desk.agent, instructions="", model="-")
         agent = AgentRecord(config, [], 0, command.created)
-    turns = await _history(desk, command)
+    turns, holder = await _history(desk, command)
     use = HistoryUse(policy=agent.config.history_policy)
     try:
         use = chosen_history(agent, turns, command.messages)
-    except ContextLengthExceeded as exceeded:
-        error = error or exceeded
+    except ContextLengthExceeded as too_long:
+        error = error or too_long
+    calls = [ToolCall(holder, {})] if sub_agent(agent.config, holder) is not None else []
+    limits = stricter(agent.config.limits, command.limits)
+    error = error or exceeded(limits, Spent()) or await _orphaned(desk, command)
     step = ExecutionStepType.model_inference
     if agent.config.input_shields:
         step = ExecutionStepType.safety_filtering
+    elif calls:
+        step = ExecutionStepType.tool_execution
     elif retrieves(agent.config, command.messages):
         step = ExecutionStepType.memory_retrieval
     began = Began(
@@ -75,10 +87,27 @@ async def beginning(
         deltas=await desk.office.deltas_made(),
         traceparent=command.traceparent,
         detached=command.detached,
-        limits=stricter(agent.config.limits, command.limits),
+        limits=limits,
         cause=command.cause,
+        origin=command.origin,
+        # After shields, where there are some.
+        calls=calls,
     )
     return began, error
+
+
+async def _orphaned(desk: Desk, command: Execute) -> AylluError | None:
+    """Return that the turn which has started this one has ended, if so: it was started by an executor that had lost it."""
+    if command.origin is None:
+        return None
+    parent = command.origin.lineage[-1]
+    streams = desk.office.bus.storage.streams
+    last = await streams.last(JOURNAL.name, journal_subject(parent.agent_uuid, parent.turn_id))
+    if last is None:
+        return None
+    records = read_records(await unpacked(desk.office.claims, last.payload))
+    ended = any(isinstance(record, Ended) for record in records)
+    return Cancelled("the turn that started this one has ended") if ended else None
 
 
 async def _agent(desk: Desk, command: Execute, later: Sequence[Command]) -> AgentRecord | None:
@@ -88,20 +117,22 @@ async def _agent(desk: Desk, command: Execute, later: Sequence[Command]) -> Agen
     return await desk.agent_record(command.created)
 
 
-async def _history(desk: Desk, command: Execute) -> list[list[Message]]:
-    """Return the earlier turns, oldest first, as the model sees them."""
+async def _history(desk: Desk, command: Execute) -> tuple[list[list[Message]], str]:
+    """Return the earlier turns, oldest first, as the model sees them, and by which tool the conversation was handed over."""
     given = command.turn_history
     if command.history is not None:
-        return command.history
+        return command.history, ""
     if given is not None:
-        return [[*turn.user_messages, turn.response_message] for turn in given]
+        return [[*turn.user_messages, turn.response_message] for turn in given], ""
     subject = history_subject(desk.agent)
     streams = desk.office.bus.storage.streams
     if await streams.first(AGENTS.name, subject) is None:
-        return []
-    turns = []
+        return [], ""
+    turns, holder = [], ""
     async with streams.replay(AGENTS.name, subject) as entries:
         async for entry in entries:
             payload = await unpacked(desk.office.claims, entry.payload)
-            turns.append(decode(payload, HistoryTurn).messages)
-    return turns
+            left = decode(payload, HistoryTurn)
+            turns.append(left.messages)
+            holder = left.holder
+    return turns, holder

@@ -20,6 +20,7 @@ from ...schemas import (
     encode,
 )
 from ..tools.checking import problem_with
+from .allotting import is_delegation
 from .approvals import Decisions
 from .checks import definition
 from .entries import Fenced
@@ -38,13 +39,16 @@ class Calling:
         bus: the bus.
         journal: what comes of them goes there.
         decisions: of people, about calls that wait.
+
+    Attributes:
+        writing: held by whoever writes.
     """
 
     def __init__(self, bus: Bus, journal: Journal, decisions: Decisions) -> None:
         self._bus = bus
         self._journal = journal
         self._decisions = decisions
-        self._writing = anyio.Lock()
+        self.writing = anyio.Lock()
 
     async def run(self, action: RunTools) -> None:
         """Run calls at once, to the last of them; cancelling it cancels the tools' work.
@@ -67,7 +71,7 @@ class Calling:
         """Run what people let go meanwhile."""
         while True:
             await self._decisions.news.wait()
-            async with self._writing:
+            async with self.writing:
                 places = await self._decisions.write(self._journal)
             for place in places:
                 # Where all others have ended by now, the plan has them run next.
@@ -78,8 +82,10 @@ class Calling:
         step = self._journal.turn.step
         if step is None or place in step.calls.responses:
             return
+        if is_delegation(self._journal.turn, step.calls.wanted[place].tool_name):
+            return  # It was let go just now, and is a turn next.
         answer = await self._answer(self._journal.turn, place, in_flight)
-        async with self._writing:
+        async with self.writing:
             await self._journal.write(
                 Answered(
                     at=time.time(), call=place, response=answer.response, outcome=answer.outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import anyio
 
@@ -12,6 +13,7 @@ from ...bus.durable import Delivery
 from ...schemas import InvalidRequest, decode
 from ..attachments.settings import AttachmentsConfig
 from ..leases import Lease
+from .asking import Start
 from .entries import Fenced, deltas_made, read_command, unpacked
 from .hub import Hub
 from .records import AGENTS, AgentRecord, Command, agent_of, command_subject
@@ -30,12 +32,24 @@ class Office:
         hub: tells readers of this process.
         name: the executor's.
         attachments: what attachments may cost, and from where they may come.
+        start: lets the executor begin in a lane, if it may.
+        is_roomy: whether a turn that waits may keep its slot for a moment.
     """
 
     def __init__(
-        self, bus: Bus, claims: Claims, hub: Hub, name: str, attachments: AttachmentsConfig
+        self,
+        bus: Bus,
+        claims: Claims,
+        hub: Hub,
+        name: str,
+        attachments: AttachmentsConfig,
+        *,
+        start: Start,
+        is_roomy: Callable[[], bool],
     ) -> None:
         self.attachments = attachments
+        self.start = start
+        self.is_roomy = is_roomy
         self.bus = bus
         self.claims = claims
         self.hub = hub

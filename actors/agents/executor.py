@@ -87,7 +87,16 @@ class Executor:
         self._bus = bus
         self._slots = slots
         self._free = anyio.Semaphore(slots)
-        self._office = Office(bus, durable_claims(bus), self.hub, self.name, attachments)
+        claims = durable_claims(bus)
+        self._office = Office(
+            bus,
+            claims,
+            self.hub,
+            self.name,
+            attachments,
+            start=self.start,
+            is_roomy=self._is_roomy,
+        )
         self._desks: dict[str, Desk] = {}
         self._leases: KeyValue | None = None
         self._tasks: TaskGroup | None = None
@@ -156,6 +165,10 @@ class Executor:
             return False
         self._tasks.start_soon(self._serve, desk)
         return True
+
+    def _is_roomy(self) -> bool:
+        """Tell whether there are slots enough for one to be kept by what has nothing to do."""
+        return self._free.value > self._slots // 2
 
     async def _woken(self, lane: str, delivery: Delivery) -> None:
         """Work in a lane that somebody was woken for; a slot is taken for it."""
@@ -259,7 +272,7 @@ class Executor:
             deliveries, desk.deliveries = desk.deliveries, []
             await _settle(deliveries, True)
             # Where others may want the slot, nobody waits in it; and nothing follows a detached turn.
-            waits = desk.lane == desk.agent and self._free.value > self._slots // 2
+            waits = desk.lane == desk.agent and self._is_roomy()
             patience = IDLE_SECONDS if waits else 0
             with anyio.move_on_after(patience):
                 await desk.look.wait()

@@ -23,6 +23,7 @@ from ...schemas import (
     encode,
 )
 from ..untrusted import json_without_markup, without_control_tokens
+from .delegation import definitions
 from .records import AgentRecord
 from .turn import Turn
 
@@ -51,7 +52,8 @@ def budget_of(agent: AgentRecord, messages: Sequence[Message]) -> int:
     """Return how many tokens of an agent's context are left for its history, beside a turn's own messages."""
     config = agent.config
     answer = config.max_tokens or int(agent.context * ANSWER_SHARE)
-    own = len(config.instructions.encode()) + len(encode(config.available_tools))
+    tools = [*config.available_tools, *definitions(config, handed=False)]
+    own = len(config.instructions.encode()) + len(encode(tools))
     found = config.retrieval.max_tokens if config.memory_bank_uuids else 0
     return (
         agent.context

@@ -28,6 +28,7 @@ from ...schemas import (
 )
 from ..patience import FIRST_PAUSE, FULL_PATIENCE, LONGEST_PAUSE, PATIENCE, pause_after
 from ..untrusted import without_control_tokens
+from .delegation import definitions
 from .history import dialog_of
 from .records import Said
 from .turn import Turn
@@ -120,14 +121,29 @@ class Inference:
             model=config.model,
             dialog=dialog_of(self._turn),
             sampling_params=config.sampling_params,
-            available_tools=config.available_tools,
-            max_tokens=max(1, config.max_tokens - len(self._cuts)) if config.max_tokens else 0,
+            available_tools=[
+                *config.available_tools,
+                *definitions(config, handed=self._turn.was_handed),
+            ],
+            max_tokens=self._most(),
             stream=True,
             # A tool that is forced is forced once: the answers of tools must become an answer of the model.
             tool_choice=config.tool_choice if first and not said else None,
             assistant_prefix=without_control_tokens(said)
             or None,  # It may repeat what a tool said.
         )
+
+    def _most(self) -> int:
+        """Return how many tokens the answer may still have; 0 is no limit."""
+        opening = self._turn.opening
+        limits = (
+            [opening.agent.config.max_tokens - len(self._cuts)]
+            if opening.agent.config.max_tokens
+            else []
+        )
+        if opening.limits.tokens is not None:
+            limits.append(opening.limits.tokens - self._turn.spent.tokens - len(self._cuts))
+        return max(1, min(limits)) if limits else 0
 
     async def _attempt(self, bus: Bus) -> None:
         request = self._request()

@@ -8,12 +8,12 @@ from functools import partial
 import anyio
 
 from ...bus.durable import Entry
-from ...schemas import AylluError, Cancelled
+from ...schemas import AylluError, Cancelled, TurnRef
 from ..patience import persistently
 from .approvals import Decisions
 from .desk import Desk
 from .entries import turn_of
-from .records import Cancel, Command, Decide, Delete, Execute
+from .records import Cancel, Command, Decide, Delete, Execute, Finished
 from .turn import Turn
 
 
@@ -28,11 +28,15 @@ class Listening:
     Attributes:
         cancelled: why the turn must end, if it must.
         decisions: what people have decided.
+        ended: turns that this one started, and that have ended.
+        heard: set when anything was asked.
     """
 
     def __init__(self, desk: Desk, entry: Entry, command: Execute) -> None:
         self.cancelled: AylluError | None = None
         self.decisions = Decisions()
+        self.ended: set[TurnRef] = set()
+        self.heard = anyio.Event()
         self._desk = desk
         self._turn = command.turn
         self._names = frozenset((command.turn, turn_of(entry, command)))
@@ -41,7 +45,11 @@ class Listening:
 
     def has_news(self, turn: Turn) -> bool:
         """Tell whether something was asked that is not dealt with; what was decided stands among the commands to the end."""
-        return self.cancelled is not None or self.decisions.concern(turn)
+        if self.cancelled is not None or self.decisions.concern(turn):
+            return True
+        step = turn.step
+        running = step.calls.running_children if step is not None else []
+        return any(TurnRef(one.task.agent, one.turn) in self.ended for _, _, one in running)
 
     async def look(self) -> None:
         """Take note of what was asked since the last look.
@@ -61,6 +69,10 @@ class Listening:
             for command in commands:
                 if isinstance(command, Decide) and command.turn in self._names:
                     self.decisions.add(command)
+                elif isinstance(command, Finished) and command.turn in self._names:
+                    self.ended.add(command.child)
+            if commands:
+                self.heard.set()
 
     async def watch(self, scope: anyio.CancelScope) -> None:
         """Look whenever there may be something, and cancel a scope when the turn must end."""

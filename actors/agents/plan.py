@@ -28,6 +28,8 @@ from ...schemas import (
     ToolResponse,
     TurnStatus,
 )
+from .allotting import is_delegation, next_delegation
+from .budget import exceeded
 from .checks import refusal
 from .history import retrieves, to_fetch
 from .records import Answered, CheckBegan, Checked, JournalRecord, Retrieved, Said
@@ -100,8 +102,13 @@ class RunTools:
 
 
 @dataclass(frozen=True, slots=True)
+class Delegate:
+    """Do what there is to do for calls of sub-agents; see `next_delegation`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
-    """Do nothing until people have decided, but no longer than to ``until``, in seconds since the epoch."""
+    """Do nothing until people have decided, or turns have ended, but no longer than to ``until``, in seconds since the epoch."""
 
     until: float
 
@@ -125,6 +132,7 @@ Action = (
     | BeginCheck
     | RunShields
     | RunTools
+    | Delegate
     | Wait
     | End
 )
@@ -152,6 +160,8 @@ def _after(turn: Turn, last: ExecutionStep) -> Action:
     if isinstance(last, ToolExecutionStep):
         return _after_tools(turn)
     config = turn.opening.agent.config
+    if isinstance(last, SafetyFilteringStep) and turn.opening.calls:
+        return BeginStep(Kind.tool_execution, tuple(turn.opening.calls))
     if isinstance(last, SafetyFilteringStep) and retrieves(config, turn.opening.messages):
         return BeginStep(Kind.memory_retrieval)
     return BeginStep(Kind.model_inference)
@@ -178,9 +188,13 @@ def _go_on_with_tools(turn: Turn, step: OpenStep) -> Action:
         return BeginCheck(ShieldStage.tool_input)
     if not calls.left:
         return BeginCheck(ShieldStage.tool_output)
-    ready = calls.ready
+    if next_delegation(turn, turn.opening.at) is not None:
+        return Delegate()
+    ready = [
+        place for place in calls.ready if not is_delegation(turn, calls.wanted[place].tool_name)
+    ]
     if not ready:
-        return Wait(calls.expires)
+        return Wait(min(calls.expires, turn.deadline) if calls.waiting else turn.deadline)
     in_flight = frozenset(place for place in ready if calls.released[place] < turn.attempt)
     return RunTools(tuple((place, calls.wanted[place]) for place in ready), in_flight)
 
@@ -197,6 +211,10 @@ def _after_inference(turn: Turn) -> Action:
 
 
 def _after_tools(turn: Turn) -> Action:
+    if turn.handed is not None or turn.back is not None:
+        text = turn.handed[1] if turn.handed is not None else turn.back
+        response = Message(role=Role.assistant, content=text or "")
+        return End(TurnStatus.completed, response)
     if turn.invalid > MAX_INVALID:
         error = InvalidRequest(f"the model called tools wrongly {turn.invalid} times")
         return End(TurnStatus.failed, error=error)
@@ -210,6 +228,9 @@ def _inference(turn: Turn) -> Action:
     if turn.inferences >= most:
         error = StepLimitExceeded(f"the turn has taken {most} steps of the model")
         return End(TurnStatus.failed, error=error)
+    over = exceeded(turn.opening.limits, turn.spent)
+    if over is not None:
+        return End(TurnStatus.failed, error=over)
     return BeginStep(Kind.model_inference)
 
 

@@ -155,4 +155,5 @@ def described(agent: str, name: str, timeline: Timeline) -> Turn:
         cause=began.cause if began else None,
         limits=began.limits if began else Limits(),
         spent=turn.spent,
+        children=turn.children,
     )

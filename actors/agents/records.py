@@ -33,6 +33,7 @@ from ...schemas import (
     Message,
     SafetyViolation,
     ShieldStage,
+    Spent,
     StopReason,
     TokenUsage,
     ToolCall,
@@ -166,7 +167,7 @@ class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):
         description: what it does, as its actor says.
         seconds: how long a call may take.
         max_output: how many bytes of text it may answer.
-        takes: see `ToolOffer`.
+        takes: see `ToolOffer`; calls that are ``turns`` are those of a `SubAgent`.
     """
 
     name: str
@@ -177,7 +178,7 @@ class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):
     description: str = ""
     seconds: float = TOOL_SECONDS
     max_output: int = MAX_OUTPUT
-    takes: Literal["arguments", "request"] = "arguments"
+    takes: Literal["arguments", "request", "turns"] = "arguments"
 
 
 class AgentRecord(msgspec.Struct, frozen=True):
@@ -270,7 +271,14 @@ class Decide(msgspec.Struct, frozen=True, tag_field="c", tag="decide", omit_defa
     arguments: dict[str, Any] | None = None
 
 
-Command = Execute | Cancel | Delete | Decide
+class Finished(msgspec.Struct, frozen=True, tag_field="c", tag="finished"):
+    """A turn that this one started has ended."""
+
+    turn: str
+    child: TurnRef
+
+
+Command = Execute | Cancel | Delete | Decide | Finished
 
 
 # The journal.
@@ -381,6 +389,50 @@ class Decided(Record, frozen=True, tag="decided"):
     arguments: dict[str, Any] | None = None
 
 
+class Task(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an agent is asked for by a call of another one."""
+
+    agent: str
+    message: str = ""
+
+
+class Split(Record, frozen=True, tag="split"):
+    """A call of sub-agents is these tasks: each will be a turn."""
+
+    call: int
+    tasks: list[Task]
+
+
+class Delegated(Record, frozen=True, tag="delegated"):
+    """A task of a call is a turn now, which may take so much; see `child_id`."""
+
+    call: int
+    task: int
+    limits: Limits = Limits()
+
+
+class Returned(Record, frozen=True, tag="returned"):
+    """The turn of a task has ended, or cannot be.
+
+    Attributes:
+        call: the call.
+        task: the task.
+        status: how it ended.
+        text: what it answered.
+        error: why it was cancelled, or failed.
+        spent: what it took, together with those that it started.
+        back: whether it handed the conversation back.
+    """
+
+    call: int
+    task: int
+    status: TurnStatus
+    text: str = ""
+    error: ErrorInfo | None = None
+    spent: Spent = Spent()
+    back: bool = False
+
+
 class Retrieved(Record, frozen=True, tag="retrieved"):
     """A memory retrieval ended."""
 
@@ -451,6 +503,9 @@ JournalRecord = (
     | CheckBegan
     | Checked
     | Decided
+    | Split
+    | Delegated
+    | Returned
     | HistoryCut
     | Ended
 )
@@ -472,7 +527,14 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class HistoryTurn(msgspec.Struct, frozen=True):
-    """What a turn left behind: the messages as the model sees them."""
+    """What a turn left behind.
+
+    Attributes:
+        turn: its id.
+        messages: as the model sees them.
+        holder: the tool by which the conversation was handed over, if it was and was not handed back.
+    """
 
     turn: str
     messages: list[Message]
+    holder: str = ""

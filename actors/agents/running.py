@@ -31,6 +31,7 @@ from ..patience import persistently
 from .approvals import deny_expired, needing_approval
 from .beginning import beginning
 from .calling import Calling
+from .children import Children, tell_parent
 from .desk import Desk
 from .ending import tell_end
 from .entries import Fenced, packed, turn_of, unpacked
@@ -48,6 +49,7 @@ from .plan import (
     Attach,
     BeginCheck,
     BeginStep,
+    Delegate,
     End,
     Infer,
     Retrieve,
@@ -77,6 +79,10 @@ log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 30.0
 """How long the end of a cancelled turn may take to be written."""
+KEEP_SECONDS = 2.0
+"""How long a turn that waits for others keeps its slot, where there are enough."""
+LOOK_SECONDS = 60.0
+"""After how long somebody looks after the turns that one waits for, at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ async def run_turn(
             parked = await running.drive()
             if parked is not None:
                 return parked
+        await tell_parent(desk, journal.turn)
         await running.leave_behind(sure=new)
         await tell_end(desk.office.bus, journal.turn, command)
     except Unreadable as error:
@@ -135,6 +142,7 @@ class _Running:
         self._journal = journal
         self._listening = Listening(desk, entry, command)
         self._inference: Inference | None = None
+        self._children = Children(desk, journal)
 
     # How it begins.
 
@@ -170,6 +178,7 @@ class _Running:
                 text += piece
                 cuts.append(len(text))
             await self._journal.write(Resumed(at=time.time(), text=text, cuts=cuts))
+        await self._children.collect()
 
     # How it goes on.
 
@@ -179,17 +188,32 @@ class _Running:
         if not isinstance(action, Wait):
             return None
         await self._listening.look()
-        moved = self._listening.has_news(self._journal.turn) or time.time() >= action.until
-        return None if moved else Parked(action.until)
+        moved = self._listening.has_news(self._journal.turn) or time.time() >= self._until(action)
+        # What was told of its children's ends may be lost with an executor: now and then somebody looks.
+        moved = moved or await self._children.any_ended()
+        return None if moved else self._parked(action)
+
+    def _until(self, action: Wait) -> float:
+        return min(action.until, self._journal.turn.deadline)
+
+    def _parked(self, action: Wait) -> Parked:
+        step = self._journal.turn.step
+        children = step is not None and step.calls.running_children
+        until = self._until(action)
+        return Parked(min(until, time.time() + LOOK_SECONDS) if children else until)
 
     async def drive(self) -> Parked | None:
         """Do what there is to do until the turn has ended, is cancelled, or waits for people."""
         parked: Parked | None = None
-        with anyio.CancelScope() as scope:
+        with anyio.move_on_after(self._journal.turn.deadline - time.time()) as scope:
             async with background_tasks() as tasks:
                 tasks.start_soon(self._listening.watch, scope)
                 parked = await self._go_on()
         cancelled = self._listening.cancelled
+        if cancelled is None and scope.cancelled_caught:
+            opening = self._journal.turn.opening
+            seconds = self._journal.turn.deadline - opening.at
+            cancelled = DeadlineExceeded(f"the turn did not end within its {seconds:g} s")
         if cancelled is not None and self._journal.turn.ended is None:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True) as closing:
                 await self._stop(cancelled)
@@ -201,7 +225,7 @@ class _Running:
     async def _go_on(self) -> Parked | None:
         while (action := next_action(self._journal.turn)) is not None:
             if isinstance(action, Wait) and not await self._waited(action):
-                return Parked(action.until)
+                return self._parked(action)
             try:
                 await self._do(action)
             except Fenced:
@@ -220,15 +244,28 @@ class _Running:
         return None
 
     async def _waited(self, action: Wait) -> bool:
-        """Write what was decided about calls that wait; false if nothing was."""
+        """Write what was decided about calls that wait, or what came of turns that were started; false if nothing was."""
         await self._journal.write()
-        await self._listening.look()
-        if await self._listening.decisions.write(self._journal):
+        listening = self._listening
+        listening.heard = anyio.Event()
+        await listening.look()
+        if await listening.decisions.write(self._journal) or await self._collected():
             return True
-        if time.time() < action.until or self._listening.cancelled is not None:
+        if listening.cancelled is not None:
             return False
+        step = self._journal.turn.step
+        if time.time() < action.until:
+            if step is None or not step.calls.running_children or not self._desk.office.is_roomy():
+                return False
+            with anyio.move_on_after(KEEP_SECONDS):
+                await listening.heard.wait()
+            return listening.heard.is_set()
         await deny_expired(self._journal, action.until)
         return True
+
+    async def _collected(self) -> bool:
+        ended, self._listening.ended = self._listening.ended, set()
+        return bool(ended) and await self._children.collect(ended)
 
     async def _do(self, action: Action) -> None:
         if not isinstance(action, BeginStep | BeginCheck | End):
@@ -250,11 +287,27 @@ class _Running:
                 await self._summarise(action)
             case Infer():
                 await self._infer()
+            case Delegate():
+                await self._children.progress()
             case RunTools():
-                bus = self._desk.office.bus
-                await Calling(bus, self._journal, self._listening.decisions).run(action)
+                await self._run_tools(action)
             case End():
                 await self._end(action)
+
+    async def _run_tools(self, action: RunTools) -> None:
+        """Run tools, and take meanwhile what comes of turns that were started."""
+        calling = Calling(self._desk.office.bus, self._journal, self._listening.decisions)
+
+        async def mind() -> None:
+            while True:
+                await self._listening.heard.wait()
+                self._listening.heard = anyio.Event()
+                async with calling.writing:
+                    await self._collected()
+
+        async with background_tasks() as tasks:
+            tasks.start_soon(mind)
+            await calling.run(action)
 
     def _begin_step(self, action: BeginStep) -> None:
         turn, calls = self._journal.turn, list(action.calls)
@@ -298,6 +351,7 @@ class _Running:
     async def _stop(self, error: AylluError) -> None:
         """End the turn before its time: what runs is closed, what was done is kept."""
         turn = self._journal.turn
+        await self._children.cancel(error.message)
         said = self._inference.said() if self._inference is not None else None
         self._inference = None
         while (record := closing_record(turn, time.time(), said)) is not None:
@@ -339,7 +393,8 @@ class _Running:
             payload = await unpacked(self._desk.office.claims, last.payload)
             if decode(payload, HistoryTurn).turn == name:
                 return  # Whoever was lost after the turn's end had come so far.
-        left = await packed(self._desk.office.claims, HistoryTurn(name, messages))
+        holder = turn.handed[0] if turn.handed is not None else ""
+        left = await packed(self._desk.office.claims, HistoryTurn(name, messages, holder))
         await streams.append(subject, left, msg_id=f"{subject}:{name}")
 
 

@@ -14,6 +14,7 @@ from ...schemas import (
     ToolCall,
     ToolResponse,
 )
+from .delegation import Child
 from .records import Decided, Outcome, Said
 
 Chunk = AgenticSystemExecuteResponseStreamChunk
@@ -40,6 +41,7 @@ class Calls:
         blocked: what shields found in their arguments, by place.
         responses: of those that have one, by place.
         outcomes: what came of these.
+        children: of calls of sub-agents that were split into tasks, these, by place.
     """
 
     wanted: list[ToolCall]
@@ -50,6 +52,7 @@ class Calls:
     blocked: dict[int, SafetyViolation] = field(default_factory=dict)
     responses: dict[int, ToolResponse] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    children: dict[int, list[Child]] = field(default_factory=dict)
 
     @property
     def left(self) -> list[int]:
@@ -60,6 +63,16 @@ class Calls:
     def ready(self) -> list[int]:
         """The places of those that may run, and have no response."""
         return [place for place in self.left if place in self.released]
+
+    @property
+    def running_children(self) -> list[tuple[int, int, Child]]:
+        """The turns that run for calls without a response, with the places of their calls and tasks."""
+        return [
+            (place, number, child)
+            for place in self.left
+            for number, child in enumerate(self.children.get(place, ()))
+            if child.runs
+        ]
 
 
 @dataclass(slots=True)

@@ -11,6 +11,8 @@ import msgspec
 from ...schemas import (
     AgenticSystemExecuteResponseEventType,
     Approval,
+    ChildTurn,
+    Delegation,
     ExecutionStep,
     ExecutionStepType,
     HistoryPolicy,
@@ -43,6 +45,7 @@ from .checks import (
     withheld,
     withholds,
 )
+from .delegation import HAND_BACK, Child, child_id, sub_agent
 from .records import (
     DAY,
     Answered,
@@ -50,17 +53,31 @@ from .records import (
     CheckBegan,
     Checked,
     Decided,
+    Delegated,
     Ended,
     Resumed,
     Retrieved,
+    Returned,
     Said,
+    Split,
 )
 from .step import Calls, Check, Chunk, Event, Kind, OpenStep
 
 Type = AgenticSystemExecuteResponseEventType
 
 
-StepRecord = Retrieved | Resumed | Said | CheckBegan | Checked | Decided | Answered
+StepRecord = (
+    Retrieved
+    | Resumed
+    | Said
+    | CheckBegan
+    | Checked
+    | Decided
+    | Split
+    | Delegated
+    | Returned
+    | Answered
+)
 """The records of a step that runs."""
 
 
@@ -93,6 +110,9 @@ class Steps:
         approvals: what was asked of people, by the id of the call.
         blocked: what a shield has stopped the turn for.
         below: what the turns that it started have taken.
+        children: these turns.
+        handed: the tool by which the conversation was handed over, and what the other agent answered.
+        back: what is said to the agent that the conversation is handed back to.
     """
 
     def __init__(self) -> None:
@@ -117,6 +137,9 @@ class Steps:
         self.approvals: dict[str, Approval] = {}
         self.blocked: SafetyViolation | None = None
         self.below = Spent()
+        self.children: list[ChildTurn] = []
+        self.handed: tuple[str, str] | None = None
+        self.back: str | None = None
         self._opened = 0
 
     @property
@@ -163,6 +186,8 @@ class Steps:
                 events = self._checked(record)
             case Decided():
                 events = self._decided(self._running(Kind.tool_execution), record)
+            case Split() | Delegated() | Returned():
+                events = self._of_child(self._running(Kind.tool_execution), record)
             case _:
                 events = self._answered(self._running(Kind.tool_execution), record)
         return events
@@ -308,6 +333,30 @@ class Steps:
         )
         return [self._progress(step, approval=told)]
 
+    def _of_child(self, step: OpenStep, record: Split | Delegated | Returned) -> list[Event]:
+        """Take what becomes of a call of sub-agents."""
+        calls, place = step.calls, record.call
+        if place not in calls.left or (place in calls.children) is isinstance(record, Split):
+            raise InvalidRequest("a call of sub-agents is split once, before its turns begin")
+        if isinstance(record, Split):
+            calls.children[place] = [
+                Child(task, child_id(step.uuid, place, number))
+                for number, task in enumerate(record.tasks)
+            ]
+            return []
+        child = calls.children[place][record.task]
+        if child.returned is not None or (child.limits and isinstance(record, Delegated)):
+            raise InvalidRequest("a turn begins once, and ends once")
+        if isinstance(record, Returned):
+            child.returned = record
+            self.below = added(self.below, record.spent)
+            return []
+        child.limits = record.limits
+        name = calls.wanted[place].tool_name
+        told = ChildTurn(child.task.agent, child.turn, name, step.uuid, place)
+        self.children.append(told)
+        return [self._progress(step, child_turn=told)]
+
     def _answered(self, step: OpenStep, record: Answered) -> list[Event]:
         calls = step.calls
         if record.call not in calls.left:
@@ -318,10 +367,14 @@ class Steps:
         self.invalid += record.outcome == "invalid"
         events = []
         if not self._is_held(step, record.call):
-            events = [self._progress(step, tool_response_delta=record.response)]
+            events = [self._tool_answer(step, record.call)]
         if not calls.left and not self.shields(ShieldStage.tool_output):
             events += self._done(step)
         return events
+
+    def _tool_answer(self, step: OpenStep, place: int) -> Event:
+        call = place if place in step.calls.children else None
+        return self._progress(step, tool_response_delta=step.calls.responses[place], call=call)
 
     def _is_held(self, step: OpenStep, place: int) -> bool:
         """Tell whether nobody may see an answer before shields have."""
@@ -337,7 +390,22 @@ class Steps:
             call for place, call in enumerate(calls.wanted) if calls.outcomes[place] == "ok"
         ]
         self.dialog.append(Message(role=Role.tool, content="", tool_responses=responses))
+        self._move(calls)
         return [self._close(step, ToolExecutionStep(step.uuid, calls.wanted, responses))]
+
+    def _move(self, calls: Calls) -> None:
+        """Note where the conversation goes, if a call hands it over or back."""
+        config, origin = self.opening.agent.config, self.opening.origin
+        for place, call in enumerate(calls.wanted):
+            sub = sub_agent(config, call.tool_name)
+            if calls.outcomes[place] != "ok":
+                continue
+            if sub is not None and sub.kind is Delegation.hand_off:
+                returned = calls.children[place][0].returned
+                if returned is not None and not returned.back:
+                    self.handed = (call.tool_name, returned.text)
+            elif call.tool_name == HAND_BACK and origin is not None and origin.handed:
+                self.back = str(call.arguments["message"])
 
     # What shields look at.
 
@@ -412,7 +480,7 @@ class Steps:
             if violation is not None:
                 calls.responses[place] = withheld(response, violation)
             if held:
-                events.append(self._progress(step, tool_response_delta=calls.responses[place]))
+                events.append(self._tool_answer(step, place))
         return events + self._done(step)
 
 

@@ -15,14 +15,19 @@ from ...schemas import (
     AylluError,
     Cancelled,
     ErrorInfo,
+    ExecutionStepType,
     HistoryUse,
     InvalidRequest,
     MemoryBankDocument,
     MemoryRetrievalStep,
     Message,
+    Role,
     StopReason,
+    SubAgent,
+    TurnRef,
     TurnStatus,
 )
+from .delegation import HAND_BACK, HAND_BACK_TOOL, sub_agent
 from .records import (
     Attached,
     Began,
@@ -34,7 +39,7 @@ from .records import (
     StepBegan,
 )
 from .step import Event
-from .steps import Steps, call_id, message_of
+from .steps import LONGEST, Steps, call_id, message_of
 
 Type = AgenticSystemExecuteResponseEventType
 
@@ -77,13 +82,41 @@ class Turn(Steps):
         self.attempt, self.epoch, self.deltas = record.attempt, record.epoch, record.deltas
         self.use = record.use
         self.dialog = list(record.messages)
-        return self.open(record.step, record.at, record.calls)
+        calls = record.calls if record.step is ExecutionStepType.tool_execution else ()
+        return self.open(record.step, record.at, calls)
 
     # What it came to.
 
     def tool(self, name: str) -> BoundTool | None:
         """Return a tool that the server runs."""
-        return next((tool for tool in self.opening.agent.tools if tool.name == name), None)
+        found = next((tool for tool in self.opening.agent.tools if tool.name == name), None)
+        if found is None and name == HAND_BACK and self.was_handed:
+            return HAND_BACK_TOOL
+        return found
+
+    def sub_agent(self, name: str) -> SubAgent | None:
+        """Return the sub-agents that a tool stands for, if it does."""
+        return sub_agent(self.opening.agent.config, name)
+
+    @property
+    def was_handed(self) -> bool:
+        """Whether another agent has handed the conversation over to this one."""
+        origin = self.opening.origin
+        return origin is not None and origin.handed
+
+    @property
+    def lineage(self) -> list[TurnRef]:
+        """The turns above this one, and itself."""
+        opening, origin = self.opening, self.opening.origin
+        own = TurnRef(opening.agent.config.uuid, opening.turn)
+        return [*(origin.lineage if origin is not None else ()), own]
+
+    @property
+    def deadline(self) -> float:
+        """When the turn must have ended, in seconds since the epoch."""
+        opening = self.opening
+        # A journal is kept for 30 days: no turn must outlive it.
+        return opening.at + min(opening.limits.seconds or LONGEST, LONGEST)
 
     def is_client_tool(self, name: str) -> bool:
         """Tell whether a tool is declared, and left to the client."""
@@ -107,10 +140,14 @@ class Turn(Steps):
         return msgspec.structs.replace(self.use, summary=None) if self.withholds else self.use
 
     @property
+    def visible_turns(self) -> list[list[Message]]:
+        """The earlier turns that the model sees, each with its messages."""
+        return self.opening.history[self.hidden :]
+
+    @property
     def visible_history(self) -> list[Message]:
         """The messages of earlier turns that the model sees."""
-        turns = self.opening.history[self.hidden :]
-        return [message for turn in turns for message in turn]
+        return [message for turn in self.visible_turns for message in turn]
 
     @property
     def status(self) -> TurnStatus:
@@ -156,6 +193,12 @@ class Turn(Steps):
         said = self.said
         if said is not None and said.stop_reason is StopReason.not_stopped and said.text:
             dialog.append(message_of(said))
+        if self.handed is not None:
+            # Beside the answer, the way that it came says nothing.
+            dialog = [
+                *dialog[: len(self.opening.messages)],
+                Message(role=Role.assistant, content=self.handed[1]),
+            ]
         return dialog if len(dialog) > len(self.opening.messages) else []
 
 

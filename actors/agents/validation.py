@@ -24,9 +24,11 @@ from ...schemas import (
 )
 from ..prompts import parameters_schema
 from ..tools.checking import problem_with
+from .delegation import bound
 from .history import budget_of
 from .records import AgentRecord, BoundTool
 from .shielding import COMMON_PARAMS, own_params
+from .teams import check_team
 from .tools import bind
 
 RESERVED = frozenset(BuiltinTool)
@@ -39,15 +41,18 @@ async def resolved(bus: Bus, config: AgenticSystemCreateRequest, at: float) -> A
         AylluError: something is wrong; where several things are, an `InvalidRequest` that lists them in its details.
     """
     problems: list[AylluError] = []
-    context = await _context(bus, config, problems)
+    context, prices = await _context(bus, config, problems)
     await _check_banks(bus, config, problems)
     tools = await _tools(bus, config, problems)
     await _check_shields(bus, config, problems)
+    await check_team(bus, config, problems)
+    tools += [bound(sub) for sub in config.sub_agents]
+    delegated = {sub.tool_name for sub in config.sub_agents}
     problems += [
         InvalidRequest(f"require_approval: {name!r} is not among the executable_tools")
-        for name in sorted(config.require_approval - config.executable_tools)
+        for name in sorted(config.require_approval - config.executable_tools - delegated)
     ]
-    record = AgentRecord(_described(config, tools), tools, context, at)
+    record = AgentRecord(_described(config, tools), tools, context, at, prices)
     if not problems and budget_of(record, []) <= 0:
         problems.append(
             InvalidRequest(
@@ -82,7 +87,10 @@ def _described(
     return msgspec.structs.replace(config, available_tools=described)
 
 
-async def _context(bus: Bus, config: AgenticSystemCreateRequest, problems: list[AylluError]) -> int:
+async def _context(
+    bus: Bus, config: AgenticSystemCreateRequest, problems: list[AylluError]
+) -> tuple[int, tuple[float, float]]:
+    """Return the context of the agent's model, and its prices."""
     served: dict[str, Model] = {}
     for model in await served_models(bus):
         if model.kind == "language":
@@ -98,8 +106,8 @@ async def _context(bus: Bus, config: AgenticSystemCreateRequest, problems: list[
                 details={"model": config.model, "served": sorted(served)},
             )
         )
-        return 0
-    return found.context
+        return 0, (0.0, 0.0)
+    return found.context, (found.prompt_price, found.completion_price)
 
 
 async def _check_banks(

@@ -253,7 +253,7 @@ ADDED: dict[type[msgspec.Struct], set[str]] = {
     s.AgenticSystemExecuteRequest: {
         "turn_id", "when_busy", "expires_in", "limits", "detached", "cause",
     },
-    s.AgenticSystemExecuteResponseStreamChunk: {"approval", "child_turn", "child"},
+    s.AgenticSystemExecuteResponseStreamChunk: {"approval", "child_turn", "child", "call"},
     s.SafetyViolation: {"shield", "observed", "score"},
     s.ToolDefinition: {"description"},
     s.SamplingParams: {"seed", "stop"},

@@ -98,6 +98,7 @@ async def running_agents(
     engine: ScriptedEngine | None = None,
     local: bool = False,
     waiting: int = WAITING,
+    prices: tuple[float, float] = (0.0, 0.0),
 ) -> AsyncIterator[Agents]:
     """Serve agents, executors, a scripted model, and other actors; ``local``: the API takes turns with an executor of its own."""
     chosen = script_from(script) if isinstance(script, str) else script
@@ -110,7 +111,7 @@ async def running_agents(
         await tasks.start(
             serve,
             bus,
-            InferenceActor(model, MODEL, waiting=waiting),
+            InferenceActor(model, MODEL, waiting=waiting, prices=prices),
             AgenticSystemActor(register, executor),
             AgentTurnsActor(register, executor),
             *actors,
