@@ -34,7 +34,7 @@ ACK_WAIT = 10.0
 BATCH = 8
 AT_ONCE = 32
 """How many events are answered at the same time."""
-FETCH_SECONDS = 5.0
+FETCH_SECONDS, NO_WAIT = 5.0, 0.01
 RETRY_SECONDS = 0.5
 SCAN_SECONDS = 15.0
 """How often all triggers are looked at: for those of which no signal came."""
@@ -152,10 +152,12 @@ class TriggerWorker:
                     after=record.after,
                     ack_wait=self._ack_wait,
                 )
+                found: list[Delivery] = []
                 while True:
-                    await self._answer_some(
-                        record, deque(await queue.fetch(BATCH, wait=FETCH_SECONDS))
-                    )
+                    # One at first: a fetch of several looks for more before it returns.
+                    most, wait = (BATCH, NO_WAIT) if found else (1, FETCH_SECONDS)
+                    found = await queue.fetch(most, wait=wait)
+                    await self._answer_some(record, deque(found))
             except AylluError as error:
                 log.info("the trigger %r goes on later: %s", record.name, error)
                 await anyio.sleep(RETRY_SECONDS)

@@ -127,6 +127,11 @@ async def triggers(kind: str, folder: Path, *, workers: int = 1) -> AsyncIterato
 both = pytest.mark.parametrize("kind", ["local", "nats"])
 
 
+@pytest.fixture(autouse=True)
+def counting_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "COUNT_SECONDS", 0.05)
+
+
 @both
 @pytest.mark.requirement("trigger-once", "trigger-template")
 async def test_an_event_starts_an_agent(kind: str, tmp_path: Path) -> None:
