@@ -15,6 +15,7 @@ from ..schemas import (
     AgentTurns,
     Datasets,
     Embeddings,
+    Groups,
     Improvement,
     Inference,
     MemoryBankDocuments,
@@ -32,6 +33,7 @@ from ..schemas import (
 from ..schemas.proxy import Carrier, add_methods
 from .agents import AgentClient
 from .connection import Connection, WebsocketCall, open_connection
+from .groups import GroupClient
 
 P = TypeVar("P")
 
@@ -74,6 +76,7 @@ class Stack(Inference, Embeddings, Protocol):
     reward_scoring: RewardScoring
     synthetic_data_generation: SyntheticDataStack
     improvement: Improvement
+    groups: Groups
     datasets: Datasets
     post_training: PostTrainingStack
     models: ModelsStack
@@ -90,6 +93,10 @@ class Stack(Inference, Embeddings, Protocol):
 
     def agent(self, agent_id: str) -> AgentClient:
         """Return an agent, whose turns are followed over broken connections to their end."""
+        ...
+
+    def group(self, group_id: str) -> GroupClient:
+        """Return a group, whose conversation is followed over broken connections to its end."""
         ...
 
 
@@ -140,6 +147,9 @@ class _Stack(_Namespace):
 
     def agent(self, agent_id: str) -> AgentClient:
         return AgentClient(self, agent_id)
+
+    def group(self, group_id: str) -> GroupClient:
+        return GroupClient(self, group_id)
 
     @property
     def _carrier(self) -> Carrier:
