@@ -148,10 +148,14 @@ class OwnOperations:
     Args:
         bus: the bus.
         ours: the operations that no other may stand in place of.
+        refresh: after how many seconds what is used is asked for again.
     """
 
-    def __init__(self, bus: Bus, ours: Mapping[str, Operation]) -> None:
+    def __init__(
+        self, bus: Bus, ours: Mapping[str, Operation], *, refresh: float = REFRESH_SECONDS
+    ) -> None:
         self._bus = bus
+        self._refresh = refresh
         self._table = OwnTable(ours)
         self._asked = Fresh(self._ask)
         self._asked_at = 0.0
@@ -161,7 +165,7 @@ class OwnOperations:
     def get(self, name: str) -> tuple[OwnOperation, Operation] | None:
         """Return an operation that is known, as it was announced and as it is served."""
         found = self._table.get(name)
-        if found is not None and anyio.current_time() - self._asked_at > REFRESH_SECONDS:
+        if found is not None and anyio.current_time() - self._asked_at > self._refresh:
             self._stale.set()
         return found
 

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import httpx2
 import pytest
@@ -53,11 +54,6 @@ name = "smollm2"
 engine = "scripted"
 source = "echo"
 """
-
-sys.path.insert(0, str(EXAMPLES))
-from greeter import Greeter  # noqa: E402
-
-sys.path.remove(str(EXAMPLES))
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +169,18 @@ async def test_an_agent_calls_it(up: Up) -> None:
     assert "Allinllachu, Quispe!" in steps
 
 
+@pytest.fixture
+def greeter_protocol(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return import_module("greeter").Greeter
+
+
 @pytest.mark.slow
 @pytest.mark.asyncio
 @pytest.mark.requirement("own-actor-survives", "actor-numbers")
-async def test_its_process_is_killed_and_comes_back(up: Up) -> None:
+async def test_its_process_is_killed_and_comes_back(up: Up, greeter_protocol: Any) -> None:
     async with connect_to_gateway(up.url) as stack, connect(up.bus_url) as bus:
-        greeters = stack.api(Greeter), client(Greeter, bus)
+        greeters = stack.api(greeter_protocol), client(greeter_protocol, bus)
         for greeter in greeters:
             assert await greeter.greet(name="a") == "Allinllachu, a!"
         others = set(descendants(up.process.pid))

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from support.gateway import running_gateway
 from support.nats import killed_and_started
@@ -24,8 +25,9 @@ from ayllu.bus.service import serve
 from ayllu.bus.transport import Endpoint, ServiceInfo
 from ayllu.runtime.config import GatewayConfig
 from ayllu.runtime.gateway import serve_gateway
+from ayllu.runtime.metrics import MOST_OWN, Metrics
 from ayllu.runtime.supervisor import open_listener, url_of
-from ayllu.schemas import CompletionRequest, NotFound
+from ayllu.schemas import OPERATIONS, CompletionRequest, NotFound
 
 pytestmark = pytest.mark.asyncio
 
@@ -113,6 +115,20 @@ async def test_what_clients_send_is_never_a_label() -> None:
         assert not any(
             "evil" in value for name in ("operation", "model") for value in page.labels(name)
         )
+
+
+@pytest.mark.requirement("metrics-labels", "own-actor-hostile")
+async def test_operations_of_own_actors_have_a_bounded_number_of_labels() -> None:
+    metrics = Metrics(OPERATIONS)
+    for number in range(2 * MOST_OWN):
+        metrics.refused(f"own.n{number}", "not_found")
+    for name in ("models", "unknown", "", "own.n0"):
+        metrics.refused(name, "not_found")
+    page = Page(generate_latest(metrics.registry).decode())
+    assert len(page.labels("operation")) == MOST_OWN + 3
+    assert page.value("ayllu_calls_total", operation="own") == MOST_OWN
+    assert page.value("ayllu_calls_total", operation="own.n0") == 2
+    assert page.value("ayllu_calls_total", operation="unknown") == 2
 
 
 @pytest.mark.requirement("metrics-calls")

@@ -12,6 +12,7 @@ import pytest
 from support.gateway import Running, running_gateway
 from websockets.asyncio.client import connect as open_websocket
 
+from ayllu.bus.bus import local_bus
 from ayllu.bus.service import serve
 from ayllu.bus.transport import Endpoint, ServiceInfo
 from ayllu.client import connect
@@ -22,6 +23,7 @@ from ayllu.runtime.own_operations import (
     MOST_BYTES,
     MOST_BYTES_AT_ONCE,
     MOST_OPERATIONS,
+    AllOperations,
     OwnOperations,
     OwnTable,
 )
@@ -434,6 +436,27 @@ async def test_a_bus_that_does_not_answer_is_no_missing_operation() -> None:
         with pytest.raises(Unavailable):
             await operations.find("own.do")
     assert await operations.find("models.x") is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.requirement("own-actor-called")
+async def test_what_has_changed_is_learnt_while_it_is_used() -> None:
+    with anyio.fail_after(10):
+        async with local_bus() as bus, anyio.create_task_group() as tasks:
+            known = OwnOperations(bus, OPERATIONS, refresh=0)
+            everything = AllOperations(OPERATIONS, known)
+            assert len(everything) == len(list(everything)) == len(OPERATIONS)
+            assert everything["models"] is OPERATIONS["models"]
+            tasks.start_soon(known.run)
+            async with bus.transport.announce(announced(own("a.b")), lambda _: None):
+                assert "a.b" not in everything
+                await known.find("a.b")
+                assert everything["a.b"].kind == "unary"
+            changed = announced(own("a.b", kind="stream"))
+            async with bus.transport.announce(changed, lambda _: None):
+                while everything["a.b"].kind == "unary":
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
 
 
 @pytest.mark.requirement("own-actor-called")

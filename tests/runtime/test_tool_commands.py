@@ -95,6 +95,15 @@ async def test_a_tool_is_tried(
         assert answer == {"tool_name": "repeat", "content": "1212"}
 
 
+@pytest.mark.requirement("own-actor-called")
+async def test_an_operation_of_an_own_actor_is_called_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with gateway() as url:
+        await run(url, "call", "weather.now", "city=Cusco")
+        assert "Cusco" in capsys.readouterr().out
+
+
 async def test_failures_are_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     async with gateway() as url:
@@ -104,8 +113,6 @@ async def test_failures_are_said(tmp_path: Path) -> None:
             await run(url, "call", "repeat", "text")
         with pytest.raises(NotFound, match="offered are"):
             await run(url, "call", "nothing")
-        with pytest.raises(InvalidRequest, match="with --bus"):
-            await run(url, "call", "weather.now", "city=Cusco")
         with pytest.raises(InvalidRequest, match="no base64 data"):
             await run(url, "call", "draw", "kind=bad", "--out", str(tmp_path))
         with pytest.raises(InvalidRequest, match="cannot be written"):
