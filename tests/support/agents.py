@@ -72,7 +72,7 @@ class Agents:
         """Create an agent."""
         await self.system.create(
             AgenticSystemCreateRequest(
-                uuid=uuid, instructions="Help.", **{"model": MODEL, **config}
+                uuid=uuid, **{"instructions": "Help.", "model": MODEL, **config}
             )
         )
 

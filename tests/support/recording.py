@@ -14,6 +14,7 @@ from typing import Any, cast
 import anyio
 import msgspec
 from support.agents import Agents, asked, running_agents
+from support.teams import call, calls, echoes, parts
 from support.weather import CONFIG, FORECAST, NOW, TOOLS, WeatherActor, weather_script
 from support.word_shield import WordShield, shield
 
@@ -22,7 +23,7 @@ from ayllu.actors.agents.records import JournalRecord
 from ayllu.actors.agents.step import Event
 from ayllu.actors.agents.turn import Turn
 from ayllu.actors.attachments.settings import AttachmentsConfig
-from ayllu.actors.engines.scripted import Script
+from ayllu.actors.engines.scripted import Script, Step
 from ayllu.actors.shields.actor import ShieldsActor
 from ayllu.bus.bus import local_bus
 from ayllu.schemas import (
@@ -30,9 +31,12 @@ from ayllu.schemas import (
     ApproveRequest,
     Attachment,
     AylluError,
+    Delegation,
     ErrorInfo,
+    Limits,
     Message,
     Role,
+    SubAgent,
     ToolDefinition,
     TurnStatus,
     encode,
@@ -66,6 +70,7 @@ async def record_all() -> None:
     await record_guarded("approval", APPROVAL, decide=True)
     await record_guarded("shields", SHIELDS)
     await record_guarded("withheld", WITHHELD)
+    await record_team("team")
 
 
 APPROVAL = {**CONFIG, "require_approval": {"weather.now"}}
@@ -109,6 +114,28 @@ async def record_guarded(name: str, config: dict[str, Any], *, decide: bool = Fa
                 async with standing_records(bus, durable_claims(bus), "al", "t") as stored:
                     records = [one async for _, one in stored]
     write(name, records, forget=folder)
+
+
+async def record_team(name: str) -> None:
+    """Record a turn that asks another agent, and one that is nobody."""
+    tasks = [{"agent": "bo", "message": "one two"}, {"agent": "cy", "message": "three"}]
+
+    def ask(_: str, answers: Sequence[str]) -> Sequence[Step] | str:
+        return answers[0] if answers else calls(call("ask", tasks=tasks))
+
+    async with (
+        local_bus() as bus,
+        running_agents(bus, script=parts({"al": ask, "bo": echoes})) as agents,
+    ):
+        for other in ("bo", "cy"):
+            await agents.create(other, instructions="bo")
+        sub = SubAgent("ask", ["bo", "cy"], kind=Delegation.fan_out)
+        await agents.create("al", instructions="al", sub_agents=[sub])
+        await agents.system.delete("cy")
+        await agents.system.execute(asked("al", "go", turn_id="t", limits=Limits(steps=50)))
+        async with standing_records(bus, durable_claims(bus), "al", "t") as found:
+            records = [one async for _, one in found]
+    write(name, records)
 
 
 async def record(

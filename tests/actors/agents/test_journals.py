@@ -34,5 +34,5 @@ def test_there_are_journals_of_all_records() -> None:
     }
     assert kinds == {
         "began", "claimed", "step", "said", "resumed", "answered", "history", "ended", "retrieved",
-        "attached", "check", "checked", "decided",
+        "attached", "check", "checked", "decided", "split", "delegated", "returned",
     }  # fmt: skip

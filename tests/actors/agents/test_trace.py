@@ -14,21 +14,30 @@ from ayllu.actors.agents.records import (
     Checked,
     Claimed,
     Decided,
+    Delegated,
     Ended,
     JournalRecord,
     Record,
     Retrieved,
+    Returned,
+    Split,
+    Task,
 )
 from ayllu.actors.agents.step import Kind
 from ayllu.actors.agents.steps import step_uuid
 from ayllu.actors.agents.trace import Tracing
 from ayllu.schemas import (
     ApprovalDecision,
+    ChildTurn,
+    Delegation,
     ErrorInfo,
     ShieldConfig,
     ShieldStage,
+    Spent,
     StepTrace,
+    SubAgent,
     TokenUsage,
+    ToolCall,
     TurnStatus,
     TurnTrace,
 )
@@ -148,3 +157,38 @@ def test_how_long_it_waited_to_begin() -> None:
     tracing.take(began())
     assert tracing.told(lambda _: None, AT - 2).queued_seconds == 2
     assert tracing.told(lambda _: None, AT + 2).queued_seconds == 0, "clocks differ"
+
+
+def test_the_turns_that_calls_have_started_stand_with_their_calls() -> None:
+    subs = [SubAgent("ask", ["clerk", "boss"], kind=Delegation.fan_out)]
+    asks = ToolCall("ask", {"tasks": []})
+    tracing = Tracing("al", "t")
+    step = step_uuid("al", "t", 1)
+    for record in (
+        began(sub_agents=subs),
+        at(1, said("", weather("Cusco"), asks)),
+        at(2, tools(weather("Cusco"), asks)),
+        Split(at=AT + 2, call=1, tasks=[Task("clerk", "a"), Task("boss", "b"), Task("clerk", "c")]),
+        Delegated(at=AT + 3, call=1, task=0),
+        Delegated(at=AT + 4, call=1, task=1),
+        Returned(
+            at=AT + 6, call=1, task=0, status=TurnStatus.completed, spent=Spent(steps=1, tokens=9)
+        ),
+    ):
+        tracing.take(record)
+    first, second = tracing.asked
+    assert (first[0], second[0]) == ("clerk", "boss")
+    assert list(tracing.asked.values()) == [AT + 3, AT + 4]
+
+    def trace_of(child: ChildTurn) -> TurnTrace | None:
+        assert (child.step_uuid, child.call, child.tool_name) == (step, 1, "ask")
+        if child.agent_uuid == "boss":
+            return None
+        return TurnTrace(child.agent_uuid, child.turn_id, TurnStatus.completed)
+
+    trace = tracing.told(trace_of)
+    tool, call = trace.steps[-1].calls
+    assert (tool.children, tool.left_out) == ([], 0)
+    assert [(child.agent_uuid, child.turn_id) for child in call.children] == [first]
+    assert call.left_out == 1
+    assert trace.spent.tokens == 7 + 9
