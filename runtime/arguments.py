@@ -44,6 +44,7 @@ from .training_arguments import (
     add_logs_arguments,
     add_train_arguments,
 )
+from .trigger_arguments import TRIGGERS_EXAMPLE, add_trigger_arguments
 
 DEFAULT_PORT = 8321
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -76,6 +77,7 @@ EXAMPLES = {
     "approvals": APPROVALS_EXAMPLE,
     "trace": TRACE_EXAMPLE,
     "graph": GRAPH_EXAMPLE,
+    "triggers": TRIGGERS_EXAMPLE,
     "top": TOP_EXAMPLE,
     "dataset": DATASET_EXAMPLE,
     "synthesize": SYNTHESIZE_EXAMPLE,
@@ -220,6 +222,9 @@ def _add_keepers(commands: Commands) -> None:
     add_turn_arguments(
         _add(commands, "turns", "look at the turns of an agent, follow them, cancel them"),
         DEFAULT_URL,
+    )
+    add_trigger_arguments(
+        _add(commands, "triggers", "let agents be started by events, or by a schedule"), DEFAULT_URL
     )
     add_approval_arguments(
         _add(commands, "approvals", "let agents' calls of tools run, or not"), DEFAULT_URL

@@ -192,6 +192,12 @@ def _trace(options: argparse.Namespace) -> None:
     _run(partial(run_trace, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _triggers(options: argparse.Namespace) -> None:
+    from .trigger_commands import run_triggers
+
+    _run(partial(run_triggers, options.url, os.environ.get(TOKEN_VARIABLE), options))
+
+
 def _graph(options: argparse.Namespace) -> None:
     from .graph_commands import run_graph
 
@@ -274,6 +280,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "logs": _logs,
     "trace": _trace,
     "graph": _graph,
+    "triggers": _triggers,
     "top": _top,
     "dlq": _dlq,
     "spec": _spec,
