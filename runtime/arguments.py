@@ -22,6 +22,7 @@ from .bank_arguments import EXAMPLE as BANK_EXAMPLE
 from .bank_arguments import add_bank_arguments
 from .dataset_arguments import EXAMPLE as DATASET_EXAMPLE
 from .dataset_arguments import add_dataset_arguments
+from .group_arguments import GROUPS_EXAMPLE, add_group_arguments
 from .improve_arguments import IMPROVE_EXAMPLE, add_improve_arguments
 from .logs import LOG_FORMAT_VARIABLE, LOG_FORMATS
 from .model_arguments import MODELS_EXAMPLE, add_model_arguments
@@ -75,6 +76,7 @@ EXAMPLES = {
     "agents": AGENT_EXAMPLE,
     "turns": TURN_EXAMPLE,
     "approvals": APPROVALS_EXAMPLE,
+    "groups": GROUPS_EXAMPLE,
     "trace": TRACE_EXAMPLE,
     "graph": GRAPH_EXAMPLE,
     "triggers": TRIGGERS_EXAMPLE,
@@ -228,6 +230,9 @@ def _add_keepers(commands: Commands) -> None:
     )
     add_approval_arguments(
         _add(commands, "approvals", "let agents' calls of tools run, or not"), DEFAULT_URL
+    )
+    add_group_arguments(
+        _add(commands, "groups", "let agents and humans talk with each other"), DEFAULT_URL
     )
     add_dataset_arguments(
         _add(commands, "dataset", "register datasets, look at them, check files"), DEFAULT_URL

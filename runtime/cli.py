@@ -118,6 +118,16 @@ def _approvals(options: argparse.Namespace) -> None:
     _run(partial(run_approvals, options.url, os.environ.get(TOKEN_VARIABLE), options))
 
 
+def _groups(options: argparse.Namespace) -> None:
+    from .group_commands import run_groups
+
+    _run(partial(run_groups, options.url, os.environ.get(TOKEN_VARIABLE), options))
+    if options.action == "join":
+        # The conversation is over, and a thread waits for a line of stdin: it would hold up the usual end.
+        sys.stdout.flush()
+        os._exit(0)
+
+
 def _turns(options: argparse.Namespace) -> None:
     from .agent_commands import run_turns
 
@@ -269,6 +279,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "agents": _agents,
     "turns": _turns,
     "approvals": _approvals,
+    "groups": _groups,
     "dataset": _dataset,
     "synthesize": _synthesize,
     "improve": _improve,
