@@ -400,6 +400,7 @@ def test_no_type_is_forgotten() -> None:
         *(s.CallTrace, s.StepTrace, s.TurnTrace),
         *(s.Group, s.GroupCreateRequest, s.GroupEvent, s.GroupMember, s.GroupPostRequest),
         *(s.GroupRemark, s.GroupTurn),
+        *(s.DescribedOperation, s.OwnOperation),
         *(s.Eq, s.Ne, s.In, s.Lt, s.Gt, s.Exists, s.And, s.Or, s.Not),
     }
     exported = [getattr(s, name) for name in s.__all__]
