@@ -1,11 +1,12 @@
 """Who starts whom, as a Mermaid flowchart. No I/O.
 
-Mermaid reads labels as HTML and Markdown, and ends strings at quotation marks: what is no letter or digit of a name is written
-by the number of its character, and nodes are called by numbers.
+Mermaid reads labels as HTML and Markdown, and ends strings at quotation marks: only words stand as they are, every other
+character is written by its number, and nodes are called by numbers.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +26,11 @@ def label(text: str) -> str:
     """Return a text as it stands in a label of Mermaid, cut where it is long."""
     line = " ".join(one_line(text).split())
     line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
-    return "".join(char if char.isalnum() or char == " " else f"#{ord(char)};" for char in line)
+    return re.sub(r"[^\W_]+(?:[-_.][^\W_]+)*| |(.)", _escaped, line, flags=re.DOTALL)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found[1] is None else f"#{ord(found[1])};"
 
 
 @dataclass(slots=True)
@@ -41,7 +46,7 @@ class _Flow:
         number = self.numbers.get((kind, name))
         if number is None:
             number = self.numbers[kind, name] = f"{kind}{len(self.numbers)}"
-            text = f'"{label(name)}"'
+            text = f'"{label(name) or " "}"'
             self.nodes.append(f"  {number}{shape % text}")
         return number
 

@@ -14,7 +14,7 @@ from .actor_metrics import Count
 from .metrics import EngineStats
 from .top_streams import ConsumerFacts, StreamFacts
 
-MOST_ROWS = 24
+MOST_ROWS = 40
 """How many rows a part has: anybody on the bus may announce services and make streams."""
 INTERNAL = ("KV_", "OBJ_")
 """How streams begin that stand behind keys and values, and objects."""

@@ -19,78 +19,74 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def top_view(top: Top) -> RenderableType:
-    """Return the tables of what is shown."""
-    return Group(*_separated(_parts(top)))
+    """Return the tables of what is shown; actors that do nothing and streams that are empty are only named."""
+    return Group(*_separated((_turns(top), _models(top), _actors(top), _streams(top))))
 
 
-def _parts(top: Top) -> Iterable[Table]:
-    yield _table(
-        top,
-        "actors",
-        ("service", "instances", "running", "waiting", "calls/s", "errors/s"),
-        (
-            (
-                _name(row.service),
-                str(row.instances),
-                str(row.running),
-                _marked(row.waiting),
-                _rate(row.calls_per_second),
-                Text(_rate(row.errors_per_second), "red" if row.errors_per_second else ""),
-            )
-            for row in top.actors
-        ),
-    )
-    yield _table(
-        top,
-        "models",
-        ("model", "actors", "slots", "in use", "waiting", "tokens/s"),
-        (
-            (
-                _name(row.model),
-                str(row.actors),
-                str(row.slots),
-                str(row.in_use),
-                _marked(row.waiting),
-                _rate(row.tokens_per_second),
-            )
-            for row in top.models
-        ),
-    )
-    yield _table(
-        top,
-        "turns",
-        ("agent", "turn", "status", "does", "age", "tokens", "behind it"),
-        (
-            (
-                _name(row.agent),
-                _name(row.turn),
-                Text(row.status, STYLES[TurnStatus(row.status)]),
-                _name(row.step),
-                "" if row.seconds is None else seconds(row.seconds),
-                f"{row.tokens:,}",
-                _marked(row.behind),
-            )
-            for row in top.turns
-        ),
-        left=4,
-    )
-    yield _table(
-        top,
-        "streams",
-        ("stream", "entries", "size", "of", "entries/s", "pending", "in work"),
-        (
-            (
-                _name(row.stream),
-                f"{row.entries:,}",
-                size(row.bytes),
-                size(row.limit) if row.limit >= 0 else "",
-                _rate(row.entries_per_second),
-                "" if row.pending is None else _marked(row.pending),
-                "" if row.unacknowledged is None else str(row.unacknowledged),
-            )
-            for row in top.streams
-        ),
-    )
+def _turns(top: Top) -> Table:
+    table = _table("agent", "turn", "status", "does", "age", "tokens", "behind it", left=4)
+    for row in top.turns:
+        table.add_row(
+            _name(row.agent),
+            _name(row.turn),
+            Text(row.status, STYLES[TurnStatus(row.status)]),
+            _name(row.step),
+            "" if row.seconds is None else seconds(row.seconds),
+            f"{row.tokens:,}",
+            _marked(row.behind),
+        )
+    return _ended(table, top, "turns")
+
+
+def _models(top: Top) -> Table:
+    table = _table("model", "actors", "slots", "in use", "waiting", "tokens/s")
+    for row in top.models:
+        table.add_row(
+            _name(row.model),
+            str(row.actors),
+            str(row.slots),
+            str(row.in_use),
+            _marked(row.waiting),
+            _rate(row.tokens_per_second),
+        )
+    return _ended(table, top, "models")
+
+
+def _actors(top: Top) -> Table:
+    table = _table("service", "instances", "running", "waiting", "calls/s", "errors/s")
+    idle: list[str] = []
+    for row in top.actors:
+        if not (row.running or row.waiting or row.calls_per_second):
+            idle.append(row.service)
+            continue
+        table.add_row(
+            _name(row.service),
+            str(row.instances),
+            str(row.running),
+            _marked(row.waiting),
+            _rate(row.calls_per_second),
+            Text(_rate(row.errors_per_second), "red" if row.errors_per_second else ""),
+        )
+    return _ended(table, top, "actors", "idle", idle)
+
+
+def _streams(top: Top) -> Table:
+    table = _table("stream", "entries", "size", "of", "entries/s", "pending", "in work")
+    empty: list[str] = []
+    for row in top.streams:
+        if not (row.entries or row.pending or row.unacknowledged or row.entries_per_second):
+            empty.append(row.stream)
+            continue
+        table.add_row(
+            _name(row.stream),
+            f"{row.entries:,}",
+            size(row.bytes),
+            size(row.limit) if row.limit >= 0 else "",
+            _rate(row.entries_per_second),
+            "" if row.pending is None else _marked(row.pending),
+            "" if row.unacknowledged is None else str(row.unacknowledged),
+        )
+    return _ended(table, top, "streams", "empty", empty)
 
 
 def _separated(tables: Iterable[Table]) -> Iterable[RenderableType]:
@@ -100,30 +96,24 @@ def _separated(tables: Iterable[Table]) -> Iterable[RenderableType]:
         yield table
 
 
-def _table(
-    top: Top,
-    part: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str | Text]],
-    left: int = 1,
-) -> Table:
-    """Return the table of a part; its first columns are of texts, the others of numbers."""
-    left_out = top.left_out.get(part, 0)
-    caption = f"and {left_out:,} more" if left_out else None
+def _table(*columns: str, left: int = 1) -> Table:
+    """Return a table; its first columns are of texts, the others of numbers."""
     table = Table(
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        caption=caption,
-        caption_justify="left",
-        padding=(0, 2, 0, 0),
+        box=None, pad_edge=False, header_style="bold", caption_justify="left", padding=(0, 2, 0, 0)
     )
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    if not table.row_count:
+    return table
+
+
+def _ended(table: Table, top: Top, part: str, quiet: str = "", names: Sequence[str] = ()) -> Table:
+    """Return the table of a part with what is said below it: what is quiet, and how much more there is."""
+    if not table.row_count and not names:
         table.add_row(Text("none", "dim"))
+    said = [f"{quiet}: {', '.join(_name(name).plain for name in names)}"] if names else []
+    if part in top.left_out:
+        said.append(f"and {top.left_out[part]:,} more")
+    table.caption = Text("; ".join(said), "dim") if said else None
     return table
 
 

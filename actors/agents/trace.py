@@ -75,8 +75,8 @@ class Tracing:
                 self._note(step, at)
         for done in turn.steps[ended:]:
             self._end(done, at)
-        for child in self.children:
-            self.asked.setdefault((child.agent_uuid, child.turn_id), at)
+        for child in turn.children[len(self.asked) :]:
+            self.asked[child.agent_uuid, child.turn_id] = at
 
     def _note(self, step: OpenStep, at: float) -> None:
         """Note what a record has made of the step that runs."""
@@ -102,11 +102,6 @@ class Tracing:
     def ended(self) -> bool:
         """Whether the turn has ended."""
         return self._timeline.turn.ended is not None
-
-    @property
-    def children(self) -> list[ChildTurn]:
-        """The turns that it has started."""
-        return described(*self._names, self._timeline).children
 
     def told(self, trace_of: TraceOf, asked: float | None = None) -> TurnTrace:
         """Return the trace.

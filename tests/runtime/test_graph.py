@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ayllu.runtime.graph import CLASSES, label, mermaid
 from ayllu.schemas import (
@@ -94,7 +95,7 @@ def test_triggers() -> None:
     ]
     lines = body(mermaid([agent("a"), agent("b")], triggers))
     assert lines[2:] == [
-        'e2(["ayllu#46;v1#46;event#46;turn#46;a#46;completed"]):::event',
+        'e2(["ayllu.v1.event.turn.a.completed"]):::event',
         'e3(["0 8 #42; #42; #42;"]):::event',
         'e4(["every 60 s"]):::event',
         'a5["nobody"]:::missing',
@@ -112,6 +113,8 @@ def test_groups() -> None:
     ]
     config = GroupCreateRequest("panel", "The topic", members, moderator="chair")
     group = Group(uuid="panel", config=config, created_at=NOW, status=GroupStatus.running, index=0)
+    alone = replace(group, uuid="b", config=replace(config, moderator=None))
+    assert len(body(mermaid([], groups=[alone]))) == 7
     assert body(mermaid([agent("a")], groups=[group])) == [
         'a0["a"]',
         'g1(("panel"))',
@@ -129,14 +132,16 @@ def test_groups() -> None:
 @given(st.text())
 def test_whatever_agents_are_called(name: str) -> None:
     shown = label(name)
-    assert re.fullmatch(r"(?:\w| |#\d+;)*", shown)
+    assert re.fullmatch(r"(?:\w|(?<=\w)[-.](?=\w)| |#\d+;)*", shown)
     assert len(re.sub(r"#\d+;", "x", shown)) <= 61
     [line] = body(mermaid([agent(name)]))
-    assert line == f'a0["{shown}"]'
+    assert line == f'a0["{shown or " "}"]'
 
 
 def test_labels_are_readable() -> None:
     assert label("the front desk\n(new)") == "the front desk #40;new#41;"
     assert label("Ñusta 3") == "Ñusta 3"
+    assert label("ask_the-clerk v1.2") == "ask_the-clerk v1.2"
+    assert label("1. _x_ - y.") == "1#46; #95;x#95; #45; y#46;"
     assert label('"]; click a "x" <b>') == "#34;#93;#59; click a #34;x#34; #60;b#62;"
     assert label("x" * 100) == "x" * 60 + "#8230;"

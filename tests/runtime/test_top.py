@@ -15,7 +15,7 @@ from ayllu.runtime.top_view import size, top_view
 pytestmark = pytest.mark.requirement("top-command")
 
 
-def actor(name: str, id_: str = "1", **data: Any) -> ServiceStats:
+def actor(name: str, id_: str = "1", /, **data: Any) -> ServiceStats:
     return ServiceStats(name, id_, data)
 
 
@@ -28,7 +28,7 @@ def engine(id_: str, model: str, tokens: int, **fields: int) -> ServiceStats:
     return actor("inference", id_, model=model, completion_tokens=tokens, **told)
 
 
-def stream(name: str, last: int, **fields: int) -> StreamFacts:
+def stream(name: str, last: int, /, **fields: int) -> StreamFacts:
     told = {"entries": 3, "bytes": 2048, "limit": 1 << 20, **fields}
     return StreamFacts(name, last=last, **told)
 
@@ -110,6 +110,7 @@ def test_what_is_left_out_is_said() -> None:
     assert (len(top.actors), len(top.streams)) == (MOST_ROWS, MOST_ROWS)
     assert top.left_out == {"actors": 3, "streams": 3, "turns": 9000}
     assert shown(now).count("and 3 more") == 2
+    assert "and 3 more" in shown(now).splitlines()[-1]
     assert "and 9,000 more" in shown(now)
 
 
@@ -133,12 +134,27 @@ def test_tables_for_people() -> None:
     assert "DLQ 3 2.0 KiB 2.0 5 2" in lines
 
 
+def test_what_does_nothing_is_only_named() -> None:
+    now = Look(
+        2.0,
+        [actor("idle-one", **counts(9)), actor("idle-two"), actor("busy", **counts(3, running=1))],
+        [stream("EMPTY", 5, entries=0), stream("FULL", 5)],
+    )
+    lines = [line.strip() for line in shown(now).splitlines()]
+    assert "idle: idle-one, idle-two" in lines
+    assert "empty: EMPTY" in lines
+    assert [line.split()[0] for line in lines if line.startswith(("busy", "FULL"))] == [
+        "busy",
+        "FULL",
+    ]
+
+
 @pytest.mark.requirement("seeing-hostile")
 def test_names_are_harmless_and_short() -> None:
     bad = "\x1b[2J[red]x[/red]\n" + "y" * 200
     now = Look(
         1.0,
-        [actor(bad), engine("a", bad, 1)],
+        [actor(bad), actor(bad + "2", running=1), engine("a", bad, 1)],
         [stream(bad, 1)],
         turns=[TurnFacts(bad, bad, "running", bad, 1.0)],
     )
