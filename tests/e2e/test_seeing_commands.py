@@ -209,7 +209,10 @@ def test_errors_say_what_is_wrong(ayllu: Commands) -> None:
 
 @pytest.mark.requirement("graph-command")
 def test_the_graph_has_triggers_groups_and_tools(ayllu: Commands) -> None:
-    tools = {"available_tools": [{"tool_name": "math"}], "executable_tools": ["math"]}
+    tools: dict[str, Any] = {
+        "available_tools": [{"tool_name": "math"}],
+        "executable_tools": ["math"],
+    }
     ayllu.create("watcher", **tools)
     trigger = {"name": "nightly", "agent_id": "watcher", "schedule": {"cron": "0 3 * * *"}}
     ayllu("call", "triggers.create", json.dumps(trigger))

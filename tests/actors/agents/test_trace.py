@@ -105,7 +105,7 @@ def test_a_turn_with_tools() -> None:
 
 
 def test_what_runs_and_what_waits_has_no_end() -> None:
-    asked = [
+    asked: list[JournalRecord] = [
         began(),
         at(1, said("", weather("Cusco"), weather("Lima"))),
         at(2, tools(weather("Cusco"), weather("Lima"), approvals=[1])),
