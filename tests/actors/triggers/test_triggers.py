@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,11 +15,13 @@ import anyio
 import pytest
 from anyio.abc import TaskGroup
 from support.buses import buses
+from support.nats import killed_and_started
 from support.processes import running_support, support_process
 
 from ayllu.actors.agents.desk import AGENT_BUCKET
 from ayllu.actors.agents.records import AGENTS, inbox_subject
 from ayllu.actors.events import EVENTS, event_subject, publish_event
+from ayllu.actors.patience import persistently
 from ayllu.actors.triggers import worker as worker_module
 from ayllu.actors.triggers.actor import TriggersActor
 from ayllu.actors.triggers.records import SIGNAL
@@ -82,7 +85,7 @@ class Running:
 
     async def inbox(self, agent: str, count: int) -> list[AgenticSystemExecuteRequest]:
         """Return what an agent is told, when so many messages are there."""
-        found = []
+        found: list[AgenticSystemExecuteRequest] = []
         streams = self.bus.storage.streams
         with anyio.fail_after(15):
             async with streams.read(AGENTS.name, inbox_subject(agent)) as entries:
@@ -380,6 +383,31 @@ async def test_killed_workers_start_each_turn_once(tmp_path: Path) -> None:
         assert (await streams.state(AGENTS.name)).last == bursts * size
 
 
+@pytest.mark.requirement("trigger-once")
+async def test_a_bus_that_is_killed_costs_no_event_and_doubles_none(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path / "nats") as server, connect(server.url) as bus:
+        shelf = await open_shelf(bus)
+        await add_agents(bus, "clerk")
+        streams = bus.storage.streams
+        async with anyio.create_task_group() as tasks:
+            running = Running(bus, shelf, TriggersActor(shelf), tasks)
+            await running.worker()
+            await running.api.create(request("orders", template="$n"))
+            for number in range(40):
+                await running.publish(ORDERS, b'{"n": %d}' % number, f"{number}")
+            await running.inbox("clerk", 10)
+            async with killed_and_started(tmp_path / "nats", server):
+                for number in range(40, 60):
+                    again = partial(running.publish, ORDERS, b'{"n": %d}' % number, f"{number}")
+                    await persistently(again)
+                told = await running.inbox("clerk", 60)
+                with anyio.fail_after(15):
+                    await answered(bus, (await shelf.record("orders")).consumer)
+                assert {str(one.messages[0].content) for one in told} == {*map(str, range(60))}
+                assert (await streams.state(AGENTS.name)).last == 60
+            tasks.cancel_scope.cancel()
+
+
 async def answered(bus: Bus, consumer: str) -> int:
     """Wait until all events of a trigger are answered, and return how many were delivered, those of several times too."""
     streams = bus.storage.streams
@@ -388,7 +416,7 @@ async def answered(bus: Bus, consumer: str) -> int:
         info = await streams._api.js.consumer_info(EVENTS.name, consumer)
         if info.num_ack_pending == 0 and info.num_pending == 0:
             assert info.delivered is not None
-            return info.delivered.consumer_seq
+            return int(info.delivered.consumer_seq)
         await anyio.sleep(0.05)
 
 
