@@ -345,7 +345,9 @@ class Steps:
             ]
             return []
         child = calls.children[place][record.task]
-        if child.returned is not None or (child.limits and isinstance(record, Delegated)):
+        if child.returned is not None or (
+            child.limits is not None and isinstance(record, Delegated)
+        ):
             raise InvalidRequest("a turn begins once, and ends once")
         if isinstance(record, Returned):
             child.returned = record
