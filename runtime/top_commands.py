@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import anyio
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from ..actors.agents.records import AGENTS
 from ..bus.bus import Bus, connect
 from ..bus.transport import ServiceStats
 from ..schemas import BusError, encode
 from .dead_letters import CONNECT_SECONDS, bus_of
+from .terminal import one_line
 from .top import INTERNAL, MOST_ROWS, Look, Top, TurnFacts, top_of
 from .top_streams import ConsumerFacts, JetStreamFacts, StreamFacts, jetstream_facts
 from .top_turns import TurnWatch
@@ -58,13 +61,22 @@ class Observer:
         async def ask_consumers(stream: StreamFacts) -> None:
             consumers.extend(await self._facts.consumers(stream))
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask_services)
-            for stream in named[:MOST_ROWS]:
-                tasks.start_soon(ask_consumers, stream)
-            subjects = next((one.subjects for one in streams if one.name == AGENTS.name), 0)
-            turns, left_out = await self._turns.look(subjects)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask_services)
+                for stream in named[:MOST_ROWS]:
+                    tasks.start_soon(ask_consumers, stream)
+                subjects = next((one.subjects for one in streams if one.name == AGENTS.name), 0)
+                turns, left_out = await self._turns.look(subjects)
+        except* BusError as group:
+            raise first_of(group) from None
         return Look(time.monotonic(), services, streams, consumers, turns, left_out)
+
+
+def first_of(group: BaseExceptionGroup[BusError]) -> BusError:
+    """Return the first error of a group, which may have groups in it."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 @asynccontextmanager
@@ -75,9 +87,9 @@ async def observing(bus: Bus) -> AsyncIterator[Observer]:
 
 
 class Show(Protocol):
-    """Shows what was seen."""
+    """Shows what was seen; ``problem`` is why nothing was seen this time."""
 
-    def __call__(self, top: Top) -> None: ...
+    def __call__(self, top: Top | None, problem: str = "") -> None: ...
 
 
 async def run_top(bus_url: str | None, data_dir: Path, options: argparse.Namespace) -> None:
@@ -98,22 +110,51 @@ async def run_top(bus_url: str | None, data_dir: Path, options: argparse.Namespa
     try:
         with anyio.fail_after(CONNECT_SECONDS) as scope:
             async with connect(url, name="ayllu top") as bus, observing(bus) as observer:
+                scope.deadline = math.inf
                 with _showing(live=live, json=options.json) as show:
-                    before: Look | None = None
-                    while True:
-                        scope.deadline = anyio.current_time() + LOOK_SECONDS
-                        now = await observer.look()
-                        # Rates take two looks.
-                        if before is not None or not once:
-                            show(top_of(before, now))
-                        if before is not None and once:
-                            return
-                        before = now
-                        await anyio.sleep(PAUSE_SECONDS)
+                    await watch(observer.look, show, once=once)
     except TimeoutError as error:
         raise BusError(
             "the bus does not answer; are the nats-server and the address right?"
         ) from error
+
+
+async def watch(
+    look: Callable[[], Awaitable[Look]],
+    show: Show,
+    *,
+    once: bool,
+    pause: float = PAUSE_SECONDS,
+) -> None:
+    """Look again and again, and show what was seen; a bus that is away for a while is waited for.
+
+    Args:
+        look: looks.
+        show: shows.
+        once: ends when something was shown.
+        pause: between looks, in seconds.
+
+    Raises:
+        BusError: the bus does not tell, and never will; or not now, and it is to be shown once.
+        TimeoutError: likewise.
+    """
+    before: Look | None = None
+    while True:
+        try:
+            with anyio.fail_after(LOOK_SECONDS):
+                now = await look()
+        except (BusError, TimeoutError) as error:
+            if once or (isinstance(error, BusError) and not error.retryable):
+                raise
+            show(None, str(error) or "the bus does not answer")
+        else:
+            # Rates take two looks.
+            if before is not None or not once:
+                show(top_of(before, now))
+                if once:
+                    return
+            before = now
+        await anyio.sleep(pause)
 
 
 @contextmanager
@@ -123,18 +164,29 @@ def _showing(*, live: bool, json: bool) -> Iterator[Show]:
     elif live:
         console = Console(file=sys.stdout)
         with Live(console=console, screen=True, auto_refresh=False) as view:
-            yield lambda top: view.update(top_view(top), refresh=True)
+            shown: RenderableType = ""
+
+            def show(top: Top | None, problem: str = "") -> None:
+                nonlocal shown
+                shown = shown if top is None else top_view(top)
+                said = [Text(one_line(problem), "red")] if problem else []
+                view.update(Group(*said, shown), refresh=True)
+
+            yield show
     else:
         yield _write_tables
 
 
-def _write_json(top: Top) -> None:
+def _write_json(top: Top | None, problem: str = "") -> None:
+    if top is None:
+        sys.stderr.write(f"ayllu top: {problem}\n")
+        return
     sys.stdout.write(f"{encode(top).decode()}\n")
     sys.stdout.flush()
 
 
-def _write_tables(top: Top) -> None:
+def _write_tables(top: Top | None, problem: str = "") -> None:
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=PLAIN_WIDTH, color_system=None)
-    console.print(top_view(top))
+    console.print(problem if top is None else top_view(top))

@@ -135,7 +135,7 @@ class JetStreamFacts:
                 await answered.wait()
             answer = self._answers.pop(reply)
             if answer is None:
-                raise BusError("the bus has no JetStream")
+                raise BusError("the bus has no JetStream at present")
             return msgspec.json.decode(answer, type=type_)
         except TimeoutError as error:
             raise BusError(f"no answer from the bus in {ASK_SECONDS:.0f} s") from error

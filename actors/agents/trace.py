@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from ...schemas import (
     CallTrace,
@@ -39,8 +41,46 @@ class _Step:
     calls: dict[int, _Call] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What a journal tells.
+
+    Attributes:
+        trace: the trace, without the turns that it has started.
+        children: these, with when each was asked for.
+        ended: whether it has ended.
+    """
+
+    trace: TurnTrace
+    children: list[tuple[ChildTurn, float]]
+    ended: bool
+
+
 TraceOf = Callable[[ChildTurn], TurnTrace | None]
 """Returns the trace of a turn that another one has started; None where there is none to tell."""
+
+
+def joined(traced: Traced, trace_of: TraceOf) -> TurnTrace:
+    """Return the trace of a turn with those of the turns that it has started, in their order."""
+    traces: dict[tuple[str, int], list[TurnTrace | None]] = {}
+    for child, _ in traced.children:
+        traces.setdefault((child.step_uuid, child.call), []).append(trace_of(child))
+    steps = [
+        replace(
+            step,
+            calls=[
+                _with_children(call, traces.get((step.uuid, place), []))
+                for place, call in enumerate(step.calls)
+            ],
+        )
+        for step in traced.trace.steps
+    ]
+    return replace(traced.trace, steps=steps)
+
+
+def _with_children(call: CallTrace, traces: Sequence[TurnTrace | None]) -> CallTrace:
+    children = [trace for trace in traces if trace is not None]
+    return replace(call, children=children, left_out=len(traces) - len(children))
 
 
 class Tracing:
@@ -49,16 +89,13 @@ class Tracing:
     Args:
         agent: the agent.
         turn: the turn.
-
-    Attributes:
-        asked: when each turn that it has started was asked for, by its agent and id.
     """
 
     def __init__(self, agent: str, turn: str) -> None:
         self._names = agent, turn
         self._timeline = Timeline()
         self._steps: dict[str, _Step] = {}
-        self.asked: dict[tuple[str, str], float] = {}
+        self._children: list[tuple[ChildTurn, float]] = []
 
     def take(self, record: JournalRecord) -> None:
         """Take the next record of the turn's journal.
@@ -75,8 +112,7 @@ class Tracing:
                 self._note(step, at)
         for done in turn.steps[ended:]:
             self._end(done, at)
-        for child in turn.children[len(self.asked) :]:
-            self.asked[child.agent_uuid, child.turn_id] = at
+        self._children += [(child, at) for child in turn.children[len(self._children) :]]
 
     def _note(self, step: OpenStep, at: float) -> None:
         """Note what a record has made of the step that runs."""
@@ -98,27 +134,13 @@ class Tracing:
         if isinstance(done, ModelInferenceStep):
             step.usage = done.usage
 
-    @property
-    def ended(self) -> bool:
-        """Whether the turn has ended."""
-        return self._timeline.turn.ended is not None
-
-    def told(self, trace_of: TraceOf, asked: float | None = None) -> TurnTrace:
-        """Return the trace.
-
-        Args:
-            trace_of: tells the traces of the turns that it has started.
-            asked: when another turn has started it.
-        """
+    def told(self, asked: float | None = None) -> Traced:
+        """Return what the journal tells; ``asked`` is when another turn has started this one."""
         agent, name = self._names
         turn = described(agent, name, self._timeline)
         began = self._timeline.turn.began
         queued = max(0.0, began.at - asked) if began is not None and asked is not None else None
-        # The turns that each call has started, in their order.
-        traces: dict[tuple[str, int], list[TurnTrace | None]] = {}
-        for child in turn.children:
-            traces.setdefault((child.step_uuid, child.call), []).append(trace_of(child))
-        return TurnTrace(
+        trace = TurnTrace(
             agent_uuid=agent,
             turn_id=name,
             status=turn.status,
@@ -131,13 +153,12 @@ class Tracing:
             error=turn.error,
             parent=turn.parent,
             cause=turn.cause,
-            steps=[_step(uuid, step, traces) for uuid, step in self._steps.items()],
+            steps=[_step(uuid, step) for uuid, step in self._steps.items()],
         )
+        return Traced(trace, self._children, turn.ended_at is not None)
 
 
-def _step(
-    uuid: str, step: _Step, traces: Mapping[tuple[str, int], list[TurnTrace | None]]
-) -> StepTrace:
+def _step(uuid: str, step: _Step) -> StepTrace:
     return StepTrace(
         uuid=uuid,
         step_type=step.kind,
@@ -145,21 +166,14 @@ def _step(
         ended_at=None if step.ended is None else _time(step.ended),
         usage=step.usage,
         calls=[
-            _call(name, step.calls[place], traces.get((uuid, place), []))
-            for place, name in enumerate(step.names)
+            CallTrace(
+                tool_name=name,
+                began_at=None if call.began is None else _time(call.began),
+                ended_at=None if call.ended is None else _time(call.ended),
+                outcome=call.outcome,
+            )
+            for name, call in zip(step.names, step.calls.values(), strict=True)
         ],
-    )
-
-
-def _call(name: str, call: _Call, traces: Sequence[TurnTrace | None]) -> CallTrace:
-    children = [trace for trace in traces if trace is not None]
-    return CallTrace(
-        tool_name=name,
-        began_at=None if call.began is None else _time(call.began),
-        ended_at=None if call.ended is None else _time(call.ended),
-        outcome=call.outcome,
-        children=children,
-        left_out=len(traces) - len(children),
     )
 
 

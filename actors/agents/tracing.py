@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 
@@ -23,7 +24,7 @@ from ...schemas.tracing import MAX_TRACED
 from .entries import standing_records
 from .records import JOURNAL, journal_subject
 from .register import Register
-from .trace import Tracing
+from .trace import Traced, Tracing, joined
 
 log = logging.getLogger(__name__)
 
@@ -43,27 +44,25 @@ class _Read:
     Attributes:
         names: whose it is, and its id.
         asked: when another turn has started it.
-        tracing: what its journal tells; None where it has none.
+        traced: what its journal tells; None where it has none.
         below: the turns that it has started, as far as they are read.
     """
 
     names: Names
     asked: float | None = None
-    tracing: Tracing | None = None
+    traced: Traced | None = None
     below: dict[Names, _Read] = field(default_factory=dict)
 
     def told(self) -> TurnTrace:
         """Return its trace."""
-        if self.tracing is None:
+        if self.traced is None:
             return TurnTrace(*self.names, TurnStatus.queued)
-        return self.tracing.told(self._of_child, self.asked)
+        return joined(self.traced, partial(self._of_child, self.traced.ended))
 
-    def _of_child(self, child: ChildTurn) -> TurnTrace | None:
+    def _of_child(self, ended: bool, child: ChildTurn) -> TurnTrace | None:
         found = self.below.get((child.agent_uuid, child.turn_id))
         # What has no journal may yet begin, as long as somebody waits for it; else that is too old, or cannot be read.
-        if found is None or (
-            found.tracing is None and self.tracing is not None and self.tracing.ended
-        ):
+        if found is None or (found.traced is None and ended):
             return None
         return found.told()
 
@@ -81,7 +80,7 @@ class TurnTracesActor(TurnTraces):
         agent = await self._agent_of(turn_id) if agent_id is None else agent_id
         root = _Read((agent, turn_id))
         await self._read(root)
-        if root.tracing is None:
+        if root.traced is None:
             state = await self._register.state(agent, turn_id)
             return TurnTrace(agent, turn_id, state.status)
         await self._read_below(root)
@@ -114,11 +113,13 @@ class TurnTracesActor(TurnTraces):
         Raises:
             AylluError: it cannot be read.
         """
-        register, tracing = self._register, Tracing(*one.names)
+        register, tracing, begun = self._register, Tracing(*one.names), False
         async with standing_records(register.bus, register.claims, *one.names) as records:
             async for _, record in records:
                 tracing.take(record)
-                one.tracing = tracing
+                begun = True
+        if begun:
+            one.traced = tracing.told(one.asked)
 
     async def _read_below(self, root: _Read) -> None:
         """Read the turns that a turn has started, and theirs: the nearest first, as many as a trace may have."""
@@ -127,11 +128,11 @@ class TurnTracesActor(TurnTraces):
         for _ in range(MAX_DEPTH):
             below: list[_Read] = []
             for one in level:
-                asked = one.tracing.asked if one.tracing is not None else {}
-                for names, at in asked.items():
+                for child, asked in one.traced.children if one.traced is not None else ():
+                    names = child.agent_uuid, child.turn_id
                     if names not in known and len(known) < MAX_TRACED:
                         known.add(names)
-                        one.below[names] = _Read(names, at)
+                        one.below[names] = _Read(names, asked)
                         below.append(one.below[names])
             level = below
             await self._read_all(level)
@@ -146,7 +147,6 @@ class TurnTracesActor(TurnTraces):
                 except (InvalidRequest, NotFound) as error:
                     # The oldest of what is kept may be gone in part; the rest of the trace is told.
                     log.warning("a turn is left out of a trace: %s", error)
-                    one.tracing = None
 
         async with anyio.create_task_group() as tasks:
             for one in level:

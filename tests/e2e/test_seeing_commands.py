@@ -10,7 +10,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,17 +135,6 @@ def test_top_on_a_terminal_is_shown_anew_until_somebody_has_seen_enough(ayllu: C
     os.close(master)
     assert b"\x1b[?1049h" in shown, "it has a screen of its own"
     assert b"\x1b[?25h" in shown, "the cursor is back"
-
-
-@pytest.mark.requirement("top-command")
-def test_a_bus_that_is_not_there(tmp_path: Path) -> None:
-    none = run_ayllu("top", "--once", "--data-dir", str(tmp_path))
-    assert none.returncode == 2
-    assert "--bus" in none.stderr
-    away = run_ayllu("top", "--once", "--bus", "nats://127.0.0.1:1")
-    assert away.returncode == 1
-    assert "does not answer" in away.stderr
-    assert "Traceback" not in away.stderr
 
 
 @pytest.mark.requirement("trace-command")

@@ -25,7 +25,7 @@ from ayllu.actors.agents.records import (
 )
 from ayllu.actors.agents.step import Kind
 from ayllu.actors.agents.steps import step_uuid
-from ayllu.actors.agents.trace import Tracing
+from ayllu.actors.agents.trace import Tracing, joined
 from ayllu.schemas import (
     ApprovalDecision,
     ChildTurn,
@@ -59,8 +59,11 @@ def traced(*records: JournalRecord) -> TurnTrace:
     tracing = Tracing("al", "t")
     for record in records:
         tracing.take(record)
-    assert tracing.ended is any(isinstance(record, Ended) for record in records)
-    return tracing.told(lambda _: None)
+    told = tracing.told()
+    assert told.ended is any(isinstance(record, Ended) for record in records)
+    assert told.children == []
+    assert joined(told, lambda _: None) == told.trace
+    return told.trace
 
 
 def spans(trace: TurnTrace) -> list[tuple[str, float, float | None]]:
@@ -155,8 +158,8 @@ def test_a_retrieval_and_what_a_turn_failed_in() -> None:
 def test_how_long_it_waited_to_begin() -> None:
     tracing = Tracing("al", "t")
     tracing.take(began())
-    assert tracing.told(lambda _: None, AT - 2).queued_seconds == 2
-    assert tracing.told(lambda _: None, AT + 2).queued_seconds == 0, "clocks differ"
+    assert tracing.told(AT - 2).trace.queued_seconds == 2
+    assert tracing.told(AT + 2).trace.queued_seconds == 0, "clocks differ"
 
 
 def test_the_turns_that_calls_have_started_stand_with_their_calls() -> None:
@@ -176,9 +179,10 @@ def test_the_turns_that_calls_have_started_stand_with_their_calls() -> None:
         ),
     ):
         tracing.take(record)
-    first, second = tracing.asked
-    assert (first[0], second[0]) == ("clerk", "boss")
-    assert list(tracing.asked.values()) == [AT + 3, AT + 4]
+    told = tracing.told()
+    [(first, _), _] = told.children
+    asked = [(child.agent_uuid, when) for child, when in told.children]
+    assert asked == [("clerk", AT + 3), ("boss", AT + 4)]
 
     def trace_of(child: ChildTurn) -> TurnTrace | None:
         assert (child.step_uuid, child.call, child.tool_name) == (step, 1, "ask")
@@ -186,9 +190,11 @@ def test_the_turns_that_calls_have_started_stand_with_their_calls() -> None:
             return None
         return TurnTrace(child.agent_uuid, child.turn_id, TurnStatus.completed)
 
-    trace = tracing.told(trace_of)
+    trace = joined(told, trace_of)
     tool, call = trace.steps[-1].calls
     assert (tool.children, tool.left_out) == ([], 0)
-    assert [(child.agent_uuid, child.turn_id) for child in call.children] == [first]
+    assert [(child.agent_uuid, child.turn_id) for child in call.children] == [
+        ("clerk", first.turn_id)
+    ]
     assert call.left_out == 1
     assert trace.spent.tokens == 7 + 9

@@ -10,9 +10,17 @@ import anyio
 import pytest
 from support.agents import Agents, asked, running_agents
 from support.buses import buses
-from support.journals import AT, began, said
+from support.journals import AT, began, said, tools
 
-from ayllu.actors.agents.records import JOURNAL, Execute, command_subject, journal_subject
+from ayllu.actors.agents.records import (
+    JOURNAL,
+    Delegated,
+    Execute,
+    Split,
+    Task,
+    command_subject,
+    journal_subject,
+)
 from ayllu.actors.agents.register import open_register
 from ayllu.actors.agents.tracing import TurnTracesActor
 from ayllu.bus.bus import Bus
@@ -26,6 +34,7 @@ from ayllu.schemas import (
     NotFound,
     Role,
     SubAgent,
+    ToolCall,
     TurnStatus,
     TurnTrace,
     TurnTraces,
@@ -164,3 +173,19 @@ async def test_a_turn_that_has_not_ended(tmp_path: Path) -> None:
         assert trace.status is TurnStatus.running
         assert trace.begun_at is not None
         assert trace.begun_at.timestamp() == AT
+
+
+@pytest.mark.requirement("turn-trace")
+async def test_a_turn_that_was_started_and_has_not_begun(tmp_path: Path) -> None:
+    async with opened("local", tmp_path) as (bus, _, traces):
+        ask = ToolCall("ask", {"message": "Go."})
+        records = [
+            began(sub_agents=[SubAgent("ask", ["clerk"])]),
+            said("", ask),
+            tools(ask),
+            Split(at=AT, call=0, tasks=[Task("clerk", "Go.")]),
+            Delegated(at=AT, call=0, task=0),
+        ]
+        await bus.storage.streams.append(journal_subject("al", "t"), encode(records), msg_id="t")
+        [child] = below(await traces.trace("t"))
+        assert (child.agent_uuid, child.status) == ("clerk", TurnStatus.queued)
