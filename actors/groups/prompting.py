@@ -32,7 +32,7 @@ def dialog_of(
         else:
             turns.append(_turn(said or [_user(BEGINNING)], text))
             said = []
-    return turns, [*said, _user(instruction(conversation, ask))]
+    return turns, [_user(introduction(conversation)), *said, _user(question(conversation, ask))]
 
 
 def seen(remarks: Sequence[GroupRemark]) -> Sequence[GroupRemark]:
@@ -45,22 +45,23 @@ def seen(remarks: Sequence[GroupRemark]) -> Sequence[GroupRemark]:
     return remarks
 
 
-def instruction(conversation: Conversation, ask: Ask) -> str:
+def introduction(conversation: Conversation) -> str:
+    """Return what a conversation is about, and whose it is; it is said in each turn, since a model may not see the first ones."""
+    who = "\n".join(f"- {_described(one)}" for one in conversation.members)
+    topic = without_control_tokens(conversation.group.topic)
+    return f"The topic of this conversation: {topic}\nIts members:\n{who}"
+
+
+def question(conversation: Conversation, ask: Ask) -> str:
     """Return what an agent is asked for."""
-    members = conversation.members
-    who = "\n".join(f"- {_described(one)}" for one in members)
-    topic = f"The topic of this conversation: {without_control_tokens(conversation.group.topic)}\n"
     if ask.member is None:
-        names = ", ".join(one.name for one in members)
+        names = ", ".join(one.name for one in conversation.members)
         again = "Your last answer was none of the names. " if conversation.unclear else ""
-        return (
-            f"{topic}Its members:\n{who}\n"
-            f"You are the moderator. {again}Who speaks next? Answer with one of these names, and nothing else: {names}."
-        )
-    asked = f"{topic}Its members:\n{who}\nYou are {ask.member}. Say what {ask.member} says next, and nothing else."
+        return f"You are the moderator. {again}Who speaks next? Answer with one of these names, and nothing else: {names}."
+    asked = f"You are {ask.member}. What do you say?"
     if not conversation.claimed:
         return asked
-    return f"{asked} If {ask.member} has nothing to say now, answer with the one word {PASS}."
+    return f"{asked} If you have nothing to say now, answer with the one word {PASS}."
 
 
 def _described(member: GroupMember) -> str:

@@ -125,7 +125,7 @@ async def test_agents_talk_until_one_approves(talking: Talking, words: Words) ->
         assert turn.status is TurnStatus.completed
         assert state.remarks[-1].turn_id == speaking.turn_id
         said = [one.text for one in talks.agents.engine.prompts[-1][0].messages[1:]]
-        assert said[:3] == ["Ann: A draft.", "No.", "Ann: A better draft."]
+        assert [said[0], said[1], said[3]] == ["Ann: A draft.", "No.", "Ann: A better draft."]
 
 
 @pytest.mark.requirement("group-humans", "group-events")

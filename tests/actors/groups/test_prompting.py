@@ -67,30 +67,29 @@ def test_own_remarks_are_the_agents_and_others_have_their_names() -> None:
     )
     before, now = shown(conversation, "Ann")
     assert before == [[BEGINNING, "one\n\ntwo"], ["Zoe: three", "four"]]
-    assert now[0].startswith("Zoe: ")
-    assert "<|x|>" not in now[0]
-    assert "You are Ann." in now[-1]
-    assert "Llamas" in now[-1]
-    assert "<|chair|>" not in now[-1]
-    assert "PASS" not in now[-1]
+    assert "Llamas" in now[0]
+    assert "<|chair|>" not in now[0]
+    assert now[1].startswith("Zoe: ")
+    assert "<|x|>" not in now[1]
+    assert now[2] == "You are Ann. What do you say?"
 
 
 def test_what_the_first_speaker_sees() -> None:
     before, now = shown(talk(policy=GroupPolicy.first_to_claim), "Ann")
     assert before == []
-    assert len(now) == 1
-    assert "one word PASS" in now[0]
+    assert len(now) == 2
+    assert now[1].endswith("one word PASS.")
 
 
 def test_a_moderator_reads_along() -> None:
     conversation = talk(("Ann", "one"), ("Zoe", "two"))
     before, now = shown(conversation, None)
     assert before == []
-    assert now[:2] == ["Ann: one", "Zoe: two"]
-    assert now[2].endswith("nothing else: Ann, Zoe.")
-    assert "none of the names" not in now[2]
+    assert now[1:3] == ["Ann: one", "Zoe: two"]
+    assert now[3].endswith("nothing else: Ann, Zoe.")
+    assert "none of the names" not in now[3]
     conversation.unclear = 1
-    assert "none of the names" in shown(conversation, None)[1][2]
+    assert "none of the names" in shown(conversation, None)[1][3]
 
 
 def test_of_a_long_conversation_the_last_is_seen() -> None:
