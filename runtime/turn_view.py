@@ -13,6 +13,7 @@ from ..schemas import (
     AgenticSystemExecuteResponseEventType,
     AgenticSystemExecuteResponseStreamChunk,
     Approval,
+    ChildEvent,
     ExecutionStepType,
     MemoryBankDocument,
     ToolCall,
@@ -66,6 +67,7 @@ class TurnView:
         self._decide = decide
         self._within_line = False
         self._number = 0
+        self._below: dict[str, TurnView] = {}
 
     async def show(self, turn: FollowedTurn) -> None:
         """Show a turn to its end.
@@ -80,18 +82,36 @@ class TurnView:
                 if self._decide is not None and waits is not None and waits.decision is None:
                     await self._decide(waits)
         finally:
-            self._end_line()
+            self.end_line()
 
     def take(self, event: TurnEvent) -> None:
         """Show one event."""
         if event.event is not None:
             self._take(event.event)
+        elif event.child is not None:
+            self._nest(event.child)
         elif event.turn is not None:
             self._line(
                 "the bus has lost what was shown of the present step; it stands so:", "yellow"
             )
             self._number = len(event.turn.steps) + 1
             self._text(event.turn.partial_text)
+
+    def _nest(self, child: ChildEvent) -> None:
+        """Show an event of a turn that this one has started: its lines are indented, and begin with its agent's name."""
+        event = child.event
+        if event.turn is not None and event.recovered:
+            below = self._below.pop(child.turn_id, None)
+            if below is not None:
+                below.end_line()
+            status = event.turn.status
+            why = f": {event.turn.error.message}" if event.turn.error is not None else ""
+            self._line(f"  | {child.agent_uuid} {status}{why}", "dim")
+            return
+        below = self._below.get(child.turn_id)
+        if below is None:
+            below = self._below[child.turn_id] = TurnView(_Below(self._line, child.agent_uuid))
+        below.take(event)
 
     def _take(self, chunk: AgenticSystemExecuteResponseStreamChunk) -> None:
         if chunk.event_type is AgenticSystemExecuteResponseEventType.step_start:
@@ -101,6 +121,9 @@ class TurnView:
             self._text(chunk.response_text_delta)
         if chunk.tool_call is not None:
             self._call(chunk.tool_call)
+        if chunk.child_turn is not None:
+            child = chunk.child_turn
+            self._line(f"  + {child.tool_name}: turn {child.turn_id} of {child.agent_uuid}", "cyan")
         if chunk.approval is not None:
             self._approval(chunk.approval)
         if chunk.tool_response_delta is not None:
@@ -141,13 +164,34 @@ class TurnView:
             self._within_line = not text.endswith("\n")
 
     def _line(self, text: str, style: str) -> None:
-        self._end_line()
+        self.end_line()
         self._write(f"{text}\n", style)
 
-    def _end_line(self) -> None:
+    def end_line(self) -> None:
+        """Let what comes next begin on a line of its own."""
         if self._within_line:
             self._write("\n", "")
             self._within_line = False
+
+
+class _Below:
+    """Writes what a turn below does, a line at a time: several may run at once.
+
+    Args:
+        line: writes a line.
+        name: that it begins with.
+    """
+
+    def __init__(self, line: Write, name: str) -> None:
+        self._line = line
+        self._name = name
+        self._text = ""
+
+    def __call__(self, text: str, style: str) -> None:
+        *lines, self._text = (self._text + text).split("\n")
+        for line in lines:
+            if line:
+                self._line(f"  | {self._name} {line}", style)
 
 
 def shortened(text: str) -> str:
