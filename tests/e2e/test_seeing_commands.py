@@ -78,15 +78,6 @@ def ayllu(up: Up) -> Commands:
     return Commands(up)
 
 
-@pytest.mark.requirement("top-command", "trace-command", "graph-command")
-@pytest.mark.parametrize("command", ["top", "trace", "graph"])
-def test_help_teaches(command: str) -> None:
-    assert command in run_ayllu("--help").stdout
-    done = run_ayllu(command, "--help")
-    assert done.returncode == 0
-    assert f"ayllu {command}" in done.stdout.partition("example:")[2]
-
-
 @pytest.mark.requirement("top-command")
 def test_top_shows_what_is_there_and_what_runs(ayllu: Commands) -> None:
     ayllu.create("slow one", "stall")
