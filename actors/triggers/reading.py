@@ -66,11 +66,9 @@ def read_event(subject: str, sequence: int, payload: bytes) -> Event:
         raise InvalidRequest(f"the event has {len(payload)} bytes, more than {MAX_EVENT}")
     try:
         raw: dict[str, Any] = decode(payload, dict[str, Any])
-        text = payload.decode()
-    except UnicodeDecodeError as error:  # Only in what the decoder skips.
-        raise InvalidRequest("the event is not UTF-8") from error
     except InvalidRequest as error:
         raise InvalidRequest(f"the event is no JSON object: {error.message}") from error
+    text = payload.decode()
     type_ = kind_of(subject)
     if type_ is None:
         return Event(subject, sequence, text, raw)

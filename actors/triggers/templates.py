@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -99,19 +99,20 @@ def rendered(template: str | None, event: Event) -> str:
     return text
 
 
-class _Values(Mapping[str, str]):
+class _Values(dict[str, str]):
     """The fields of an event by their paths, until they are too much."""
 
     def __init__(self, event: Event, room: int) -> None:
+        super().__init__()
         self._event = event
         self._room = room
 
-    def __getitem__(self, path: str) -> str:
+    def __missing__(self, path: str) -> str:
         text = self._text(path)
         self._room -= len(text)
         if self._room < 0:
             raise InvalidRequest(f"the message has more than {MAX_MESSAGE} characters")
-        return text
+        return text  # And not kept: it counts each time.
 
     def _text(self, path: str) -> str:
         event = self._event
@@ -125,12 +126,6 @@ class _Values(Mapping[str, str]):
                 raise InvalidRequest(f"template: the event has no field {path!r}")
             value = value[name]
         return as_text(value)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._event.fields)
-
-    def __len__(self) -> int:
-        return len(self._event.fields)
 
 
 def as_text(value: object) -> str:

@@ -173,6 +173,7 @@ def test_placeholders_that_cannot_be_are_known_beforehand() -> None:
     assert "'nothing'" in template_problems("$text $nothing", TurnEnded)[0]
     assert "'spent.toast'" in template_problems("${spent.toast}", TurnEnded)[0]
     assert "'text.x'" in template_problems("${text.x}", TurnEnded)[0]
+    assert "'error.nothing'" in template_problems("${error.nothing}", TurnEnded)[0]
     assert "character 6" in template_problems("cost $5", None)[0]
     assert template_problems("${a b}", None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -35,11 +35,16 @@ from ayllu.bus.server import embedded_server
 from ayllu.bus.service import serve
 from ayllu.schemas import (
     AgenticSystemExecuteRequest,
+    And,
+    BusError,
     Conflict,
     Eq,
+    Exists,
     InvalidRequest,
     Limits,
+    Not,
     NotFound,
+    Or,
     Schedule,
     ScheduleDue,
     TriggerCreateRequest,
@@ -266,6 +271,128 @@ async def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         with pytest.raises(NotFound):
             await running.create("bad", agent_id="nobody")
         assert [one async for one in running.api.list()] == []
+
+
+@pytest.mark.requirement("trigger-checked")
+async def test_filters_are_looked_at_all_the_way_down(tmp_path: Path) -> None:
+    async with triggers("local", tmp_path, workers=0) as running:
+        wanted = And((Or((Eq("status", 1), Exists("sttus"))), Not(Eq("spent.toast", 1))))
+        with pytest.raises(InvalidRequest) as caught:
+            await running.create("bad", subject="turn.>", filter=wanted)
+        first, second = caught.value.details["problems"]
+        assert "'spent.toast'" in first
+        assert "'sttus'" in second
+        # Of other events nothing is known.
+        await running.create("good", filter=wanted)
+        with pytest.raises(InvalidRequest, match="too long"):
+            await running.create("bad", agent_id="\U0001f999" * 160)
+        with pytest.raises(InvalidRequest, match="too long"):
+            await running.create("\U0001f999" * 160)
+
+
+@pytest.mark.requirement("trigger-told")
+async def test_an_event_that_we_fail_on_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with triggers("local", tmp_path) as running:
+        await running.create("orders", template="$n")
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(worker_module, "answer", fail)
+            await running.publish(ORDERS, b'{"n": 1}')
+            await running.counted("orders", refused=1)
+        await running.publish(ORDERS, b'{"n": 2}')
+        [told] = await running.inbox("clerk", 1)
+        assert told.messages[0].content == "2"
+        assert "ZeroDivisionError" in (await running.api.get("orders")).last_error
+
+
+@pytest.mark.requirement("trigger-told")
+async def test_what_no_inbox_takes_is_told(tmp_path: Path) -> None:
+    async with triggers("local", tmp_path) as running:
+        await running.create("orders")
+        del running.bus.storage.streams._streams[AGENTS.name]  # type: ignore[attr-defined]
+        await running.publish(ORDERS, b"{}")
+        await running.counted("orders", refused=1)
+        assert "no stream takes" in (await running.api.get("orders")).last_error
+
+
+@both
+@pytest.mark.requirement("trigger-once", "trigger-noticed")
+async def test_what_fails_for_a_while_is_done_later(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(worker_module, "SCAN_SECONDS", 0.05)
+    failures = {"find": 2, "names": 2}
+
+    def failing(name: str) -> None:
+        works = getattr(Shelf, name)
+
+        async def fail(self: Shelf, *args: Any) -> Any:
+            if failures[name]:
+                failures[name] -= 1
+                raise BusError("away")
+            return await works(self, *args)
+
+        monkeypatch.setattr(Shelf, name, fail)
+
+    async with triggers(kind, tmp_path) as running:
+        failing("find")
+        failing("names")
+        await running.bus.transport.publish(SIGNAL, b"orders")
+        with anyio.fail_after(5):
+            while any(failures.values()):
+                await anyio.sleep(0.01)
+        await running.create("orders", template="$n")
+        await running.publish(ORDERS, b'{"n": 1}')
+        await running.inbox("clerk", 1)
+        agents = running.shelf.agents
+        works, left = agents.get, [2]
+
+        async def get(key: str) -> Any:
+            if left[0]:
+                left[0] -= 1
+                raise BusError("away")
+            return await works(key)
+
+        monkeypatch.setattr(agents, "get", get)
+        await running.publish(ORDERS, b'{"n": 2}')
+        told = await running.inbox("clerk", 2)
+        assert [one.messages[0].content for one in told] == ["1", "2"]
+        assert left == [0]
+        await running.counted("orders", fired=2, refused=0)
+
+
+@pytest.mark.requirement("trigger-schedule")
+async def test_what_was_due_long_ago_is_not_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with triggers("local", tmp_path, workers=0) as running:
+        await running.create("tick", subject=None, schedule=Schedule(every=100))
+        now = datetime.now(UTC)
+        times = [now - timedelta(seconds=90), now - timedelta(seconds=5)]
+        asked: list[datetime] = []
+
+        def due(_: object, __: object, after: datetime) -> datetime | None:
+            asked.append(after)
+            return times.pop(0) if times else None
+
+        monkeypatch.setattr(worker_module, "next_due", due)
+        scope = await running.worker()
+        event = f"{ROOT}.schedule.tick.due"
+        with anyio.fail_after(5):
+            async with running.bus.storage.streams.read(EVENTS.name, event) as entries:
+                told = decode((await anext(entries)).payload, ScheduleDue)
+            while len(asked) < 3:
+                await anyio.sleep(0.01)
+        scope.cancel()
+        assert told.at == now - timedelta(seconds=5)
+        assert asked == sorted(asked)
+        assert (await running.bus.storage.streams.state(EVENTS.name)).count == 1
 
 
 @both
