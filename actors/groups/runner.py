@@ -80,7 +80,7 @@ class Runner:
                     group = group_of_wake(delivery.entry.subject)
                 except ValueError:
                     log.warning("%s wakes no group", delivery.entry.subject)
-                    tasks.start_soon(_settle, delivery, 0.0)
+                    tasks.start_soon(_settle, delivery, None)
                     continue
                 if group in self._here:
                     self._here[group].append(delivery)

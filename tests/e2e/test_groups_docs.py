@@ -67,29 +67,28 @@ def test_all_operations_stand_there_with_their_routes() -> None:
 
 @pytest.mark.requirement("examples-run")
 @pytest.mark.parametrize(
-    ("example", "model", "stdin", "ends"),
+    ("example", "models", "stdin", "ends"),
     [
-        ("writer_critic.py", "echo", "", r"Writer: .*Critic: .*\[(said|max_remarks)\]\n$"),
+        ("writer_critic.py", ["echo"], "", r"Writer: .*Critic: .*\[(said|max_remarks)\]\n$"),
         (
             "human_in_group.py",
-            "smollm2",
+            [],
             "Soup\nBread\n",
             r"Cook: .*Guest: .*You: .*\[max_remarks\]\n$",
         ),
     ],
 )
-def test_an_example(up: Up, example: str, model: str, stdin: str, ends: str) -> None:
-    for _ in range(1 if model == "smollm2" else 2):  # It may be run again.
-        done = subprocess.run(
-            [sys.executable, str(EXAMPLES / example), up.url, model],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert re.search(ends, done.stdout, re.DOTALL), done.stdout
+def test_an_example(up: Up, example: str, models: list[str], stdin: str, ends: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / example), up.url, *models],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(ends, done.stdout, re.DOTALL), done.stdout
 
 
 class Commands:
@@ -159,10 +158,8 @@ def test_groups_come_and_go(ayllu: Commands, tmp_path: Path) -> None:
     ("words", "stdin", "status", "says"),
     [
         (["show", "nobody"], "", 1, "nobody"),
-        (["follow", "nobody"], "", 1, "nobody"),
         (["join", "nobody", "--as", "Ada"], "", 1, "nobody"),
         (["join", "nobody"], "", 2, "--as"),
-        (["create", "/no/such/file.toml"], "", 2, "cannot be read"),
         (["create", "-"], "[]", 2, "object"),
         (["create", "-"], '{"uuid": "x", "topik": "y"}', 2, "topik"),
     ],
@@ -190,10 +187,9 @@ def test_a_terminal_gets_no_control_characters(ayllu: Commands) -> None:
     assert "[the end: max_remarks]" in text
 
 
-async def _through_faults(up: Up) -> list[GroupEvent]:
-    """Follow a conversation while the gateway and then the workers of its agents are killed."""
+async def _through_a_fault(up: Up) -> list[GroupEvent]:
+    """Follow a conversation while the gateway is killed."""
     events: list[GroupEvent] = []
-    victims = ["worker gateway", "worker agents"]
     async with connect(up.url) as stack:
         group = stack.group("faults")
         with anyio.fail_after(40):
@@ -201,16 +197,16 @@ async def _through_faults(up: Up) -> list[GroupEvent]:
                 async for event in followed:
                     events.append(event)
                     if event.kind is GroupEventKind.waiting:
-                        if victims:
-                            await anyio.to_thread.run_sync(up.kill_child, victims.pop(0))
+                        if event.index == 1:
+                            await anyio.to_thread.run_sync(up.kill_child, "worker gateway")
                         await group.post("Ada", f"at {event.index}")
     return events
 
 
-@pytest.mark.requirement("group-client", "group-faults")
-def test_a_client_goes_on_after_faults(ayllu: Commands) -> None:
-    ayllu.create("faults", max_remarks=6)
-    events = anyio.run(_through_faults, ayllu.up)
+@pytest.mark.requirement("group-client")
+def test_a_client_goes_on_after_the_gateway_was_killed(ayllu: Commands) -> None:
+    ayllu.create("faults", max_remarks=4)
+    events = anyio.run(_through_a_fault, ayllu.up)
     assert [event.index for event in events] == list(range(len(events)))
     remarks = [event.remark for event in events if event.remark is not None]
-    assert [one.member for one in remarks] == ["Ada", "Polly"] * 3
+    assert [one.member for one in remarks] == ["Ada", "Polly"] * 2

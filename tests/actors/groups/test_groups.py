@@ -232,6 +232,7 @@ async def test_the_first_to_claim_has_the_floor(talking: Talking, words: Words) 
         await talks.agents.engine.wait_for(lambda engine: engine.running == 0)
 
 
+@LOCAL
 @pytest.mark.requirement("group-first-to-claim", "group-humans")
 async def test_a_human_is_faster_than_agents(talking: Talking, words: Words) -> None:
     words.hold("Ann")
