@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from ...bus.client import client
 from ...schemas import (
@@ -74,8 +75,10 @@ class GroupsActor(Groups):
 
     async def delete(self, group_id: str) -> None:
         """Remove a group; see `Groups.delete`."""
-        await self._end(group_id, GroupEnd.deleted, "the group was removed")
-        await self._register.forget(group_id)
+        born = (await self._register.record(group_id)).born
+        with suppress(NotFound):  # A record without a journal is removed, too.
+            await self._end(group_id, GroupEnd.deleted, "the group was removed")
+        await self._register.forget(group_id, born)
 
     async def close(self, group_id: str, reason: str = "") -> Group:
         """End a conversation; see `Groups.close`."""

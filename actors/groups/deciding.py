@@ -221,12 +221,17 @@ def _ask(conversation: Conversation, asks: Sequence[tuple[str, str | None]], at:
                 kind=GroupEventKind.moderating if member is None else GroupEventKind.speaking,
                 member=member,
                 agent_uuid=agent,
-                turn_id=f"{group.uuid}.{conversation.born}.{first + number}",
+                turn_id=turn_of(group.uuid, conversation.born, first + number),
                 limits=share,
             )
             for number, (agent, member) in enumerate(asks)
         ]
     )
+
+
+def turn_of(group: str, born: str, number: int) -> str:
+    """Return the id of a turn that a group asks for."""
+    return f"{group}.{born}.{number}"
 
 
 def _waiting(conversation: Conversation, member: str | None, at: float) -> GroupEvent:

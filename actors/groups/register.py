@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from uuid import uuid4
 
 from ...bus.bus import Bus
 from ...bus.durable import KeyValue
+from ...bus.subjects import encode_token
 from ...schemas import (
     Conflict,
     GroupCreateRequest,
@@ -17,6 +19,7 @@ from ...schemas import (
     encode,
 )
 from .conversation import Conversation
+from .deciding import turn_of
 from .journal import Journal
 from .records import (
     GROUP_BUCKET,
@@ -25,6 +28,9 @@ from .records import (
     ensure_streams,
     wake_subject,
 )
+
+MAX_TURNS = 10**6
+"""More than a group can have."""
 
 
 class Register:
@@ -39,9 +45,11 @@ class Register:
 
         Raises:
             Conflict: there is a group of this name, created with something else.
+            InvalidRequest: the name is too long to be part of subjects.
         """
         digest = hashlib.sha256(encode(request)).hexdigest()
         born, group = uuid4().hex[:16], request.uuid
+        encode_token(turn_of(group, born, MAX_TURNS))
         journal = Journal(self.bus, group, born)
         created = Conversation(born).event(GroupEventKind.created, time.time(), config=request)
         await journal.write([created])
@@ -87,9 +95,12 @@ class Register:
         """Return the names of all groups, sorted."""
         return await self._records.keys()
 
-    async def forget(self, group: str) -> None:
-        """Let the name of a group that was removed be free for another one."""
-        await self._records.delete(group)
+    async def forget(self, group: str, born: str) -> None:
+        """Let the name of a group that was removed be free for another one, unless another one has it by now."""
+        entry = await self._records.get(group)
+        if entry is not None and decode(entry.value, GroupRecord).born == born:
+            with suppress(Conflict):
+                await self._records.delete(group, revision=entry.revision)
 
     async def wake(self, group: str, born: str) -> None:
         """Tell runners that a group has something to do."""

@@ -114,7 +114,7 @@ class Runner:
         self, group: tuple[str, str], delivery: Delivery, leases: KeyValue
     ) -> float | None:
         """Work for a group; return after how many seconds its wake-up shall come again, or None."""
-        lease = await take_lease(leases, "\n".join(group), self.name)
+        lease = await take_lease(leases, group[1], self.name)
         if lease is None:
             return BUSY_SECONDS
         came: Wait | Done | None = None

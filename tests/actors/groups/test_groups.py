@@ -385,6 +385,8 @@ async def test_what_is_not_there(talking: Talking, words: Words) -> None:
         for call in (*calls, lambda name: talks.say(name, "Zoe", "x"), talks.events):
             with pytest.raises(NotFound, match="'nothing'"):
                 await call("nothing")
+        with pytest.raises(InvalidRequest, match="too long"):
+            await talks.groups.create(group("\U0001f999" * 64, agent("Ann"), agent("Bob")))
         with pytest.raises(InvalidRequest, match="reason"):
             await talks.groups.close("g", "x" * 2000)
         # An agent that is removed is passed over.

@@ -12,6 +12,7 @@ from support.groups import agent, group, human, running_groups
 from ayllu.actors.agents.actor import AgenticSystemActor
 from ayllu.actors.groups import journal as journals
 from ayllu.actors.groups import runner as runners
+from ayllu.actors.groups.actor import GroupsActor
 from ayllu.actors.groups.conversation import Ask
 from ayllu.actors.groups.journal import Fenced, Journal
 from ayllu.actors.groups.records import LEASE_BUCKET, WAKE, journal_subject, wake_subject
@@ -91,6 +92,10 @@ async def test_a_group_whose_journal_is_gone_is_none() -> None:
         await bus.storage.streams.purge("GROUPS", made.subject)
         with pytest.raises(NotFound):
             await register.journal("g")
+        await register.forget("g", "another one that had the name")
+        assert await register.names() == ["g"]
+        await GroupsActor(register).delete("g")
+        assert await register.names() == []
 
 
 async def test_what_cannot_be_read_becomes_a_dead_letter() -> None:
@@ -122,16 +127,16 @@ async def test_a_runner_lets_go_when_its_lease_is_lost(
             speaking = await talks.until_kind("g", K.speaking)
             born = str(speaking.turn_id).split(".")[1]
             leases = await lease_bucket(bus, LEASE_BUCKET)
-            await leases.delete(f"g\n{born}")
-            while await take_lease(leases, f"g\n{born}", "other") is None:
+            await leases.delete(born)
+            while await take_lease(leases, born, "other") is None:
                 await anyio.sleep(0.01)
             while "the lease on the group 'g' was lost" not in caplog.text:
                 await anyio.sleep(0.01)
-            entry = await leases.get(f"g\n{born}")
+            entry = await leases.get(born)
             assert entry is not None
             assert entry.value == b"other"
             await talks.groups.close("g")
-            await leases.delete(f"g\n{born}")
+            await leases.delete(born)
             assert (await talks.events("g"))[-1].kind is K.ended
 
 
