@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from msgspec.structs import replace
 
 from ...bus.bus import Bus
 from ...bus.context import current_call
@@ -296,8 +297,12 @@ class Executor:
         """Return a command; one that cannot be read becomes a dead letter."""
         try:
             command = await read_entry(self._office.claims, entry)
-            if is_inbox(entry.subject) and await desk.agent_record(0.0) is None:
-                raise NotFound(f"there is no agent {desk.agent!r}")
+            if is_inbox(entry.subject) and isinstance(command, Execute):
+                # Who publishes does not know when the agent was created. What was read of it holds: its end is a command.
+                record = desk.record or await desk.agent_record(0.0)
+                if record is None:
+                    raise NotFound(f"there is no agent {desk.agent!r}")
+                command = replace(command, created=record.created)
         except (InvalidRequest, NotFound) as error:
             await bury(self._bus.storage, entry, reason=error.message, attempts=1)
             log.warning("what %r was asked for was buried: %s", desk.agent, error.message)
