@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from math import inf
 from typing import Any, Protocol
 
 import anyio
@@ -86,6 +87,7 @@ class FollowedTurn:
         self._request = request
         self._patience = patience
         self._result: Turn | None = None
+        self._opened_at = inf
         self._events = self._follow()
 
     @property
@@ -173,7 +175,7 @@ class FollowedTurn:
         wait, give_up_at = FIRST_WAIT, anyio.current_time() + self._patience
         tried = known = self._request is None
         while self._result is None:
-            began, seen = anyio.current_time(), self.index
+            self._opened_at, seen = inf, (self.index, self.children)
             asks, tried = not tried, True
             try:
                 source = self._begin(give_up_at) if asks else self._read(give_up_at)
@@ -190,7 +192,9 @@ class FollowedTurn:
                 if not error.retryable:
                     raise
                 now = anyio.current_time()
-                if self.index > seen or now - began > LONGEST_WAIT:
+                # A turn that waits tells nothing for as long as a call lasts; the wait for a connection is no sign of life.
+                moved = (self.index, self.children) != seen
+                if moved or now > self._opened_at + LONGEST_WAIT:
                     wait, give_up_at = FIRST_WAIT, now + self._patience
                 elif now + wait > give_up_at:
                     raise
@@ -257,5 +261,7 @@ class FollowedTurn:
     async def _open(self, operation: Operation, payload: bytes, give_up_at: float) -> RunningCall:
         """Start a call; the wait for the connection is bounded by patience, not by the call's own deadline."""
         with anyio.move_on_after(max(0.01, give_up_at - anyio.current_time())):
-            return await self._caller.call(operation, payload, timeout=FOLLOW_SECONDS)
+            running = await self._caller.call(operation, payload, timeout=FOLLOW_SECONDS)
+            self._opened_at = anyio.current_time()
+            return running
         raise BusError(f"the gateway was not reached within {self._patience:g} s")

@@ -117,3 +117,25 @@ def test_whatever_breaks_wherever(count: int, breaks: list[int], size: int) -> N
     anyio.run(follow)
     assert server.accepted == 1
     assert server.asked[0] == "agentic_system.execute.stream"
+
+
+class Silent:
+    """A gateway that is never reached."""
+
+    async def call(
+        self, operation: Operation, payload: bytes, *, timeout: float | None = None
+    ) -> Call:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+@pytest.mark.requirement("client-turn-resumes")
+def test_a_gateway_that_is_never_reached_is_given_up_when_patience_ends() -> None:
+    async def follow() -> None:
+        with anyio.fail_after(5), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(turns, "LONGEST_WAIT", 0.05)
+            with pytest.raises(BusError, match="was not reached"):
+                async with AgentClient(Silent(), "a").turn("Hi", patience=0.3) as turn:
+                    await turn.wait()
+
+    anyio.run(follow)
