@@ -8,22 +8,24 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio.abc import Process
+from msgspec.structs import replace
 from support.agents import Agents, asked, running_agents
 from support.processes import support_process
 from support.teams import Part, call, calls, parts
 
 from ayllu.actors.agents.entries import durable_claims, standing_records
-from ayllu.actors.agents.records import JOURNAL, Returned
+from ayllu.actors.agents.records import JOURNAL, Returned, inbox_subject
 from ayllu.actors.engines.scripted import Step
 from ayllu.actors.events import EVENTS
 from ayllu.bus.bus import Bus, connect
 from ayllu.bus.server import embedded_server
+from ayllu.bus.transport import Message
 from ayllu.schemas import (
     AgenticSystemCreateRequest,
     Delegation,
@@ -32,6 +34,7 @@ from ayllu.schemas import (
     TurnEnded,
     TurnStatus,
     decode,
+    encode,
 )
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
@@ -70,6 +73,15 @@ async def three_levels(folder: Path) -> AsyncIterator[tuple[Agents, str]]:
                 AgenticSystemCreateRequest(name, name, "script", sub_agents=subs)
             )
         yield agents, server.url
+
+
+async def end(*processes: Process) -> None:
+    """End processes that may have ended."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await process.aclose()
 
 
 async def one_tree(agents: Agents, root: str) -> list[Turn]:
@@ -141,10 +153,7 @@ async def test_executors_are_killed_at_random_points_of_three_level_trees(tmp_pa
             with anyio.fail_after(60):
                 await ended.wait()
         finally:
-            for process in running:
-                process.kill()
-                await process.wait()
-                await process.aclose()
+            await end(*running)
         assert in_time == KILLS
         told = await ends(agents.bus)
         for number in range(TREES):
@@ -158,3 +167,59 @@ async def test_executors_are_killed_at_random_points_of_three_level_trees(tmp_pa
             await check_returns(agents.bus, turns)
             assert [told[turn.turn_id] for turn in turns] == [1] * WHOLE
         assert await journals(agents.bus) == TREES * WHOLE
+
+
+INBOXES, EACH = 20, 30
+
+
+@pytest.mark.requirement("inbox-order", "inbox-durable")
+async def test_a_storm_of_messages_is_worked_off_in_order_though_an_executor_is_killed(
+    tmp_path: Path,
+) -> None:
+    names = [f"agent {number}" for number in range(INBOXES)]
+    async with (
+        embedded_server(tmp_path / "nats") as server,
+        connect(server.url) as bus,
+        running_agents(bus, executors=0) as agents,
+    ):
+        await agents.create(names[0])
+        record = await agents.register.record(names[0])
+        for name in names[1:]:  # To create each takes half a second: tools are looked for.
+            config = replace(record.config, uuid=name)
+            await agents.register.agents.put(name, encode(replace(record, config=config)))
+        one = await support_process("executor_process", server.url)
+        two = await support_process("executor_process", server.url)
+        told, done = Counter[str](), anyio.Event()
+
+        def on_end(message: Message) -> None:
+            told[decode(message.payload, TurnEnded).turn_id] += 1
+            if len(told) == INBOXES * EACH // 3:
+                one.kill()
+            if len(told) == INBOXES * EACH:
+                done.set()
+
+        try:
+            async with bus.transport.subscribe("ayllu.v1.event.turn.>", on_end):
+                async with anyio.create_task_group() as tasks:
+                    for name in names:
+                        tasks.start_soon(tell_all, bus, name)
+                with anyio.fail_after(60):
+                    await done.wait()
+        finally:
+            await end(one, two)
+        assert set(told.values()) == {1}
+        for name in names:
+            turns = [turn async for turn in agents.turns.list(name)]
+            assert [turn.turn_id for turn in turns] == ids_of(name)
+            assert {turn.status for turn in turns} == {TurnStatus.completed}
+
+
+def ids_of(name: str) -> list[str]:
+    return [f"{name} {number}" for number in range(EACH)]
+
+
+async def tell_all(bus: Bus, name: str) -> None:
+    """Put messages into an inbox, in order."""
+    for msg_id in ids_of(name):
+        payload = encode({"role": "user", "content": msg_id})
+        await bus.storage.streams.append(inbox_subject(name), payload, msg_id=msg_id)
