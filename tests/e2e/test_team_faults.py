@@ -189,10 +189,10 @@ async def test_a_storm_of_messages_is_worked_off_in_order_though_an_executor_is_
             await agents.register.agents.put(name, encode(replace(record, config=config)))
         one = await support_process("executor_process", server.url)
         two = await support_process("executor_process", server.url)
-        told, done = Counter[str](), anyio.Event()
+        told, done = set[str](), anyio.Event()
 
         def on_end(message: Message) -> None:
-            told[decode(message.payload, TurnEnded).turn_id] += 1
+            told.add(decode(message.payload, TurnEnded).turn_id)
             if len(told) == INBOXES * EACH // 3:
                 one.kill()
             if len(told) == INBOXES * EACH:
@@ -207,7 +207,8 @@ async def test_a_storm_of_messages_is_worked_off_in_order_though_an_executor_is_
                     await done.wait()
         finally:
             await end(one, two)
-        assert set(told.values()) == {1}
+        # Who listens may hear of an end twice; in the stream it stands once.
+        assert set((await ends(bus)).values()) == {1}
         for name in names:
             turns = [turn async for turn in agents.turns.list(name)]
             assert [turn.turn_id for turn in turns] == ids_of(name)
