@@ -32,6 +32,9 @@ a TOML file (or the same as JSON), see docs/agents.md:
   uuid = "support"
   instructions = "Answer in one sentence."
   model = "smollm2"
+  [[sub_agents]]          # whom it may ask, see docs/teams.md
+  tool_name = "ask_expert"
+  agents = ["expert"]
 """
 AGENT_EXAMPLE, TURN_EXAMPLE, LETTER_EXAMPLE = (
     "\n  ".join(examples.values()) for examples in (AGENT_EXAMPLES, TURN_EXAMPLES, LETTER_EXAMPLES)
