@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...schemas import AylluError, Limits, Spent
+from ...schemas import ApprovalDecision, AylluError, Limits, Spent
 from .budget import allotted, exceeded, left, levels, without
 from .delegation import Child, refusal_of
 from .step import Calls
@@ -55,7 +55,7 @@ def next_delegation(turn: Turn, now: float) -> Delegating | None:
     """
     step = turn.step
     calls = step.calls if step is not None else Calls([], set())
-    places = [place for place in calls.ready if is_delegation(turn, calls.wanted[place].tool_name)]
+    places = [place for place in calls.ready if is_delegation(turn, calls, place)]
     for place in places:
         children = calls.children.get(place)
         if children is None:
@@ -69,10 +69,11 @@ def next_delegation(turn: Turn, now: float) -> Delegating | None:
     return None
 
 
-def is_delegation(turn: Turn, name: str) -> bool:
-    """Tell whether the calls of a tool are turns of other agents, or hand the conversation back."""
-    tool = turn.tool(name)
-    return tool is not None and tool.takes == "turns"
+def is_delegation(turn: Turn, calls: Calls, place: int) -> bool:
+    """Tell whether a call is turns of other agents, or hands the conversation back; one that is not to be made is neither."""
+    tool, decided = turn.tool(calls.wanted[place].tool_name), calls.decided.get(place)
+    denied = decided is not None and decided.decision is ApprovalDecision.deny
+    return tool is not None and tool.takes == "turns" and not denied
 
 
 def _next_task(turn: Turn, calls: Calls, place: int) -> int | None:

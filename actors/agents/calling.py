@@ -82,7 +82,7 @@ class Calling:
         step = self._journal.turn.step
         if step is None or place in step.calls.responses:
             return
-        if is_delegation(self._journal.turn, step.calls.wanted[place].tool_name):
+        if is_delegation(self._journal.turn, step.calls, place):
             return  # It was let go just now, and is a turn next.
         answer = await self._answer(self._journal.turn, place, in_flight)
         async with self.writing:

@@ -91,7 +91,10 @@ HAND_BACK_TOOL = BoundTool(
 
 def schema_of(sub: SubAgent) -> dict[str, Any]:
     """Return the JSON schema of the arguments of a call."""
-    message: dict[str, Any] = {**MESSAGE, "description": "A question or task, with all that must be known for it."}
+    message: dict[str, Any] = {
+        **MESSAGE,
+        "description": "A question or task, with all that must be known for it.",
+    }
     if sub.kind is Delegation.hand_off:
         note = {
             "type": "string",

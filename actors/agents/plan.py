@@ -190,9 +190,7 @@ def _go_on_with_tools(turn: Turn, step: OpenStep) -> Action:
         return BeginCheck(ShieldStage.tool_output)
     if next_delegation(turn, turn.opening.at) is not None:
         return Delegate()
-    ready = [
-        place for place in calls.ready if not is_delegation(turn, calls.wanted[place].tool_name)
-    ]
+    ready = [place for place in calls.ready if not is_delegation(turn, calls, place)]
     if not ready:
         return Wait(min(calls.expires, turn.deadline) if calls.waiting else turn.deadline)
     in_flight = frozenset(place for place in ready if calls.released[place] < turn.attempt)

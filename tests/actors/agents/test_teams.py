@@ -18,6 +18,8 @@ from support.teams import Part, asks, call, calls, echoes, parts
 from ayllu.actors.engines.scripted import Step
 from ayllu.schemas import (
     AgenticSystemCreateRequest,
+    ApprovalDecision,
+    ApproveRequest,
     AylluError,
     BudgetExceeded,
     Cancelled,
@@ -399,6 +401,44 @@ async def test_what_an_agent_cannot_be_asked_goes_back_to_the_model(tmp_path: Pa
         await agents.system.delete("worker")
         said = await answer(agents, "boss", "gone")
         assert said == "The agent worker gave no answer: there is no agent 'worker'"
+
+
+async def asked_for(agents: Agents, agent: str) -> str:
+    """Wait until a call of an agent waits for a person, and return its id."""
+    with anyio.fail_after(10):
+        while not (waiting := [one async for one in agents.turns.approvals(agent)]):
+            await anyio.sleep(0.01)
+    return waiting[0].call_id
+
+
+@pytest.mark.requirement("team-failures")
+@pytest.mark.parametrize("kind_of_call", list(Delegation))
+async def test_a_call_that_people_deny_lets_nobody_take_a_turn(
+    kind_of_call: Delegation, tmp_path: Path
+) -> None:
+    arguments = {"tasks": [{"message": "x"}]} if kind_of_call is Delegation.fan_out else {}
+
+    def boss(_: str, answers: Sequence[str]) -> Sequence[Step] | str:
+        wanted = arguments or {"message": "x"}
+        return answers[-1] if answers else calls(call("ask", **wanted))
+
+    async with team("local", tmp_path, {"boss": boss, "worker": echoes}) as agents:
+        await member(agents, "worker")
+        await member(agents, "boss", sub("worker", kind=kind_of_call), require_approval={"ask"})
+
+        async def follow() -> None:
+            assert await answer(agents, "boss", "go", turn_id="t") == (
+                "The call was not approved: not now"
+            )
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            waiting = await asked_for(agents, "boss")
+            await agents.turns.approve(
+                ApproveRequest("boss", "t", waiting, ApprovalDecision.deny, "not now")
+            )
+        assert (await agents.turns.get("boss", "t")).children == []
+        assert [turn async for turn in agents.turns.list("worker")] == []
 
 
 def nested(events: Sequence[TurnEvent]) -> list[str]:
