@@ -43,7 +43,7 @@ def decode_token(token: str) -> str:
     """
     if token == EMPTY_TOKEN:
         return ""
-    if not _TOKEN.fullmatch(token):
+    if len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
         raise ValueError(f"not an encoded name: {token!r}")
     text = re.sub(rb"=([0-9A-F]{2})", lambda m: bytes.fromhex(m[1].decode()), token.encode())
     name = text.decode()

@@ -26,11 +26,12 @@ from ..events import ensure_events
 from ..leases import lease_bucket, take_lease
 from .desk import LEASE_BUCKET, Desk, Office
 from .ending import refuse
-from .entries import durable_claims, ensure_streams
+from .entries import durable_claims, ensure_streams, turn_of
 from .hub import Hub
 from .inbox import Postman, is_inbox, read_entry
 from .records import (
     AGENTS,
+    JOURNAL,
     WAKE,
     Command,
     Delete,
@@ -39,6 +40,7 @@ from .records import (
     command_subject,
     history_subject,
     inbox_subject,
+    journal_subject,
     lane_of_signal,
     lane_of_wake,
     signal_subject,
@@ -300,15 +302,21 @@ class Executor:
             if is_inbox(entry.subject) and isinstance(command, Execute):
                 # Who publishes does not know when the agent was created. What was read of it holds: its end is a command.
                 record = desk.record or await desk.agent_record(0.0)
-                if record is None:
+                if record is not None:
+                    command = replace(command, created=record.created)
+                elif not await self._has_begun(desk.agent, turn_of(entry, command)):
                     raise NotFound(f"there is no agent {desk.agent!r}")
-                command = replace(command, created=record.created)
         except (InvalidRequest, NotFound) as error:
             await bury(self._bus.storage, entry, reason=error.message, attempts=1)
             log.warning("what %r was asked for was buried: %s", desk.agent, error.message)
             await refuse(self._bus, entry, error)
             return None
         return command
+
+    async def _has_begun(self, agent: str, turn: str) -> bool:
+        """Tell whether a turn has begun: then it is brought to its end, even if its agent was deleted meanwhile."""
+        subject = journal_subject(agent, turn)
+        return await self._bus.storage.streams.first(JOURNAL.name, subject) is not None
 
     async def _purge(self, subject: str, before: int | None = None) -> None:
         await self._bus.storage.streams.purge(AGENTS.name, subject, before=before)

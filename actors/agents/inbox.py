@@ -15,14 +15,15 @@ from anyio.abc import TaskStatus
 
 from ...bus.bus import Bus
 from ...bus.claims import Claims
+from ...bus.deadletters import bury
 from ...bus.durable import Delivery, Entry, WorkQueue
 from ...bus.subjects import decode_token
 from ...schemas import AgenticSystemExecuteRequest, BusError, InvalidRequest, Message, decode
 from ...schemas.delegation import MAX_NAME
 from .asking import Start, wake
 from .ending import answerable
-from .entries import CLAIM_PREFIX, read_command
-from .records import AGENTS, Command, Execute, inbox_subject
+from .entries import CLAIM_PREFIX, read_command, turn_of
+from .records import AGENTS, Command, Execute, agent_of, inbox_subject, journal_subject
 from .requests import check_messages, execute_of
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,18 @@ RETRY_SECONDS = 1.0
 def is_inbox(subject: str) -> bool:
     """Tell whether entries of a subject come from outside."""
     return subject.endswith(".inbox")
+
+
+def agent_of_inbox(subject: str) -> str:
+    """Return the agent that an inbox is of.
+
+    Raises:
+        ValueError: no agent can have such a name.
+    """
+    name = decode_token(subject.split(".")[3])
+    if agent_of(name) != name:
+        raise ValueError(f"no agent's name is {name!r}")
+    return name
 
 
 async def read_entry(claims: Claims, entry: Entry) -> Command:
@@ -56,7 +69,7 @@ def read_message(entry: Entry) -> Execute:
     """
     if entry.reply_to and not answerable(entry.reply_to):
         raise InvalidRequest(f"no answer can be sent to {entry.reply_to[:100]!r}")
-    agent = decode_token(entry.subject.split(".")[3])
+    agent = agent_of_inbox(entry.subject)
     request = _request(agent, entry.payload)
     if request.agent_uuid != agent:
         raise InvalidRequest(f"it is for the agent {request.agent_uuid!r}, not for {agent!r}")
@@ -67,6 +80,7 @@ def read_message(entry: Entry) -> Execute:
     if len(turn) > MAX_NAME:
         raise InvalidRequest(f"an id of a message has at most {MAX_NAME} characters")
     command = execute_of(request, turn)
+    journal_subject(agent, turn_of(entry, command))  # Else it could not be taken.
     return msgspec.structs.replace(command, reply=entry.reply_to)
 
 
@@ -112,13 +126,21 @@ class Postman:
         last: dict[str, list[Delivery]] = {}
         for delivery in await queue.fetch(BATCH, wait=FETCH_SECONDS):
             try:
-                agent = decode_token(delivery.entry.subject.split(".")[3])
-            except ValueError:
-                log.warning("%s is nobody's", delivery.entry.subject)
-                await delivery.term()
+                agent = agent_of_inbox(delivery.entry.subject)
+            except ValueError as error:
+                await self._bury(delivery, f"its subject is nobody's inbox: {error}")
                 continue
             last.setdefault(agent, []).append(delivery)
         for agent, deliveries in last.items():
             await wake(self._bus, agent, f"inbox {deliveries[-1].entry.sequence}", self._start)
             for delivery in deliveries:
                 await delivery.ack()
+
+    async def _bury(self, delivery: Delivery, reason: str) -> None:
+        """Make a dead letter of what no executor will look at."""
+        entry = delivery.entry
+        log.warning("what came to %.100s was buried: %s", entry.subject, reason)
+        await bury(self._bus.storage, entry, reason=reason, attempts=1)
+        before = entry.sequence + 1
+        await self._bus.storage.streams.purge(AGENTS.name, entry.subject, before=before)
+        await delivery.term()

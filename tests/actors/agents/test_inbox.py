@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,21 @@ import anyio
 import nats
 import pytest
 from support.agents import running_agents
+from support.teams import asks, parts
 
 from ayllu.actors.agents.records import AGENTS, inbox_subject
+from ayllu.actors.engines.scripted import Step
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.deadletters import letters, replay
 from ayllu.bus.server import embedded_server
-from ayllu.schemas import AgenticSystemExecuteRequest, Message, Role, TurnStatus, encode
+from ayllu.schemas import (
+    AgenticSystemExecuteRequest,
+    Message,
+    Role,
+    SubAgent,
+    TurnStatus,
+    encode,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -104,6 +114,58 @@ async def test_a_message_to_nobody_waits_among_the_dead_letters() -> None:
         await inbox_is_empty(bus, "nobody")
         [turn] = [turn async for turn in agents.turns.list("nobody")]
         assert turn.status is TurnStatus.completed
+
+
+@pytest.mark.requirement("inbox-refused")
+@pytest.mark.parametrize("token", ["a" * 600, "a=1Fturn", "=FF", "=61"])
+async def test_what_comes_to_a_subject_that_is_nobodys_is_a_dead_letter(token: str) -> None:
+    async with local_bus() as bus, running_agents(bus) as agents:
+        await agents.create("a")
+        subject = inbox_subject("x").replace(".x.", f".{token}.")
+        await bus.storage.streams.append(subject, said("hello"), msg_id="lost")
+        await tell(bus, "a", said("right"), "right")
+        await inbox_is_empty(bus, "a")
+        with anyio.fail_after(10):
+            while await bus.storage.streams.first(AGENTS.name, subject) is not None:
+                await anyio.sleep(0.02)
+        [letter] = await letters(bus.storage)
+        assert "nobody's inbox" in letter.reason
+        assert [turn.turn_id async for turn in agents.turns.list("a")] == ["right"]
+
+
+@pytest.mark.requirement("inbox-refused")
+@pytest.mark.parametrize("msg_id", ["x" * 161, "ä" * 100])
+async def test_an_id_that_no_turn_can_have_makes_a_dead_letter(msg_id: str) -> None:
+    async with local_bus() as bus, running_agents(bus) as agents:
+        await agents.create("a")
+        await tell(bus, "a", said("wrong"), msg_id)
+        await tell(bus, "a", said("right"), "right")
+        await inbox_is_empty(bus, "a")
+        assert len(await letters(bus.storage)) == 1
+        assert [turn.turn_id async for turn in agents.turns.list("a")] == ["right"]
+
+
+@pytest.mark.requirement("inbox-turn")
+async def test_a_turn_of_an_inbox_ends_with_its_agent(tmp_path: Path) -> None:
+    never = anyio.Event()
+
+    def worker(_: str, __: Sequence[str]) -> Sequence[Step]:
+        return [never]
+
+    script = parts({"boss": asks("ask"), "worker": worker})
+    async with local_bus() as bus, running_agents(bus, script=script, executors=0) as agents:
+        await agents.create("worker", instructions="worker")
+        await agents.create("boss", instructions="boss", sub_agents=[SubAgent("ask", ["worker"])])
+        await agents.executor(slots=2)  # So that the boss is parked at once.
+        await tell(bus, "boss", said("x"), "t")
+        with anyio.fail_after(10):
+            await agents.engine.wait_for(lambda engine: engine.running == 1)
+            await agents.system.delete("boss")
+            await agents.engine.wait_for(lambda engine: engine.running == 0)
+        await inbox_is_empty(bus, "boss")
+        turn = await agents.turns.get("boss", "t")
+        assert turn.status is TurnStatus.cancelled
+        assert await letters(bus.storage) == []
 
 
 @pytest.mark.requirement("inbox-turn")
