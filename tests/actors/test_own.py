@@ -174,7 +174,8 @@ def test_constructors() -> None:
         def __init__(self, bus: Bus, /) -> None: ...
 
     class Plain(Counter):
-        async def add(self, number: int) -> int: ...
+        async def add(self, number: int) -> int:
+            return number
 
         async def wait(self) -> None: ...
 

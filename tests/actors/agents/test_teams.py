@@ -326,7 +326,7 @@ async def test_a_cancel_of_the_root_ends_the_tree_within_a_second(
             await agents.turns.cancel("boss", "t")
             statuses = await all_ended(agents, "boss", "t")
             assert anyio.current_time() - begun < 1
-        assert statuses == [TurnStatus.cancelled] * 5
+            assert statuses == [TurnStatus.cancelled] * 5
         assert agents.engine.running == 0
 
 
@@ -416,10 +416,10 @@ async def asked_for(agents: Agents, agent: str) -> str:
 async def test_a_call_that_people_deny_lets_nobody_take_a_turn(
     kind_of_call: Delegation, tmp_path: Path
 ) -> None:
-    arguments = {"tasks": [{"message": "x"}]} if kind_of_call is Delegation.fan_out else {}
+    fan_out = kind_of_call is Delegation.fan_out
+    wanted: dict[str, Any] = {"tasks": [{"message": "x"}]} if fan_out else {"message": "x"}
 
     def boss(_: str, answers: Sequence[str]) -> Sequence[Step] | str:
-        wanted = arguments or {"message": "x"}
         return answers[-1] if answers else calls(call("ask", **wanted))
 
     async with team("local", tmp_path, {"boss": boss, "worker": echoes}) as agents:
