@@ -16,8 +16,9 @@ import pytest
 from anyio.abc import Process
 from msgspec.structs import replace
 from support.agents import Agents, asked, running_agents
-from support.processes import support_process
+from support.processes import SCRIPTED, running_up, support_process
 from support.teams import Part, call, calls, parts
+from support.weather import calling
 
 from ayllu.actors.agents.entries import durable_claims, standing_records
 from ayllu.actors.agents.records import JOURNAL, Returned, inbox_subject
@@ -26,12 +27,14 @@ from ayllu.actors.events import EVENTS
 from ayllu.bus.bus import Bus, connect
 from ayllu.bus.server import embedded_server
 from ayllu.bus.transport import Message
+from ayllu.client import connect as connect_client
 from ayllu.schemas import (
     AgenticSystemCreateRequest,
     Delegation,
     SubAgent,
     Turn,
     TurnEnded,
+    TurnEvent,
     TurnStatus,
     decode,
     encode,
@@ -224,3 +227,44 @@ async def tell_all(bus: Bus, name: str) -> None:
     for msg_id in ids_of(name):
         payload = encode({"role": "user", "content": msg_id})
         await bus.storage.streams.append(inbox_subject(name), payload, msg_id=msg_id)
+
+
+COUNT = 60
+MODELS = f"""
+[[models]]
+name = "slow"
+engine = "scripted"
+source = "slow:{COUNT}"
+"""
+
+
+@pytest.mark.requirement("team-events")
+@pytest.mark.parametrize("victim", ["worker gateway", "worker agents"])
+async def test_who_follows_a_tree_sees_each_event_once_though_a_process_is_killed(
+    tmp_path: Path, victim: str
+) -> None:
+    ask = calling(call("ask", message="Count."))
+    with running_up(tmp_path / "data", SCRIPTED + MODELS) as up:
+        async with connect_client(up.url) as stack:
+            create = stack.agentic_system.create
+            await create(AgenticSystemCreateRequest("counter", "Count.", "slow"))
+            sub = SubAgent("ask", ["counter"])
+            await create(
+                AgenticSystemCreateRequest("boss", "Repeat.", "echo", sub_agents=[sub], max_steps=2)
+            )
+            below: list[TurnEvent] = []
+            with anyio.fail_after(60):
+                async with stack.agent("boss").turn(ask) as turn:
+                    async for event in turn:
+                        if event.child is not None:
+                            below.append(event.child.event)
+                        if len(below) == COUNT // 3:
+                            await anyio.to_thread.run_sync(up.kill_child, victim)
+                        assert event.child is None or event.child.agent_uuid == "counter"
+            told = [event for event in below if event.event is not None]
+            assert [event.index for event in told] == list(range(len(told)))
+            texts = [event.event.response_text_delta or "" for event in told if event.event]
+            assert "".join(texts) == " ".join(str(one) for one in range(1, COUNT + 1))
+            assert turn.resumed
+            assert [event.turn.status for event in below if event.turn] == [TurnStatus.completed]
+        assert up.stop() == 0
