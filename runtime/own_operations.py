@@ -24,7 +24,8 @@ from ..schemas import (
     decode,
     operation_from,
 )
-from ..schemas.own_operations import problem_with
+from ..schemas.own_operations import problem_with, taken_by
+from ..schemas.webmethod import SUBJECT_PREFIX
 from .health import Fresh
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ MOST_BYTES = 512 << 10
 """How long the description of one actor may be."""
 MOST_BYTES_AT_ONCE = 4 << 20
 """How much of all descriptions is read."""
+MOST_READ = 100 * MOST_OPERATIONS
+"""How many operations of all descriptions are looked at: that takes a tenth of a second, in which the gateway does nothing else."""
 KEEP_SECONDS = 600.0
 """For how long an operation is known after its last actor went: calls are told that it is not there at present."""
 REFRESH_SECONDS = 5.0
@@ -57,7 +60,7 @@ class OwnTable:
     """
 
     def __init__(self, ours: Mapping[str, Operation]) -> None:
-        self._ours = ours
+        self._taken = taken_by(ours)
         self._known: dict[str, _Known] = {}
         self._refused: set[str] = set()
 
@@ -74,16 +77,18 @@ class OwnTable:
 
     def may_have(self, name: str) -> bool:
         """Tell whether there could be an own operation of this name."""
-        return not problem_with(name, "Own", self._ours)
+        return not problem_with(name, "Own", self._taken)
 
     def take(self, services: Sequence[ServiceInfo], now: float) -> None:
         """Take what all live services say of themselves."""
         live: dict[str, list[OwnOperation]] = {}
-        left = MOST_BYTES_AT_ONCE
+        left, read = MOST_BYTES_AT_ONCE, MOST_READ
         for service in services:
             text = service.metadata.get(OWN_OPERATIONS, "")
-            if text and (left := left - len(text)) >= 0:
-                for own in self._read(service, text):
+            if text and read > 0 and (left := left - len(text)) >= 0:
+                found = self._read(service, text)[:MOST_OPERATIONS]
+                read -= len(found)
+                for own in self._served(service, found):
                     live.setdefault(own.name, []).append(own)
         self._known = {
             name: known
@@ -97,21 +102,24 @@ class OwnTable:
         try:
             if len(text) > MOST_BYTES:
                 raise InvalidRequest(f"{len(text)} bytes are too many")
-            found = decode(text, list[OwnOperation])
+            return decode(text, list[OwnOperation])
         except InvalidRequest as error:
             self._complain(service.id, f"describes its operations wrongly: {error.message}")
             return []
+
+    def _served(
+        self, service: ServiceInfo, found: Sequence[OwnOperation]
+    ) -> Iterator[OwnOperation]:
+        """Yield those operations of a service that a gateway may serve."""
         subjects = {endpoint.subject for endpoint in service.endpoints}
-        served: list[OwnOperation] = []
-        for own in found[:MOST_OPERATIONS]:
-            problem = problem_with(own.name, own.api, self._ours)
-            if not problem and operation_from(own).subject not in subjects:
+        for own in found:
+            problem = problem_with(own.name, own.api, self._taken)
+            if not problem and SUBJECT_PREFIX + own.name not in subjects:
                 problem = f"{own.name} is none of its endpoints"
             if problem:
                 self._complain(service.id, f"has an operation that is not served: {problem}")
             else:
-                served.append(own)
-        return served
+                yield own
 
     def _add(
         self,
@@ -129,6 +137,12 @@ class OwnTable:
             del self._known[min(gone, key=lambda one: self._known[one].seen)]
         if any(one != described[0] for one in described):
             self._complain(name, "is described by several actors in different ways")
+        if known is not None:
+            # An actor may be missed, by accident or by what others flood the bus with: another one changes no scope soon.
+            same = [one for one in described if one.api == known.own.api]
+            if not same and now - known.seen <= KEEP_SECONDS:
+                return
+            described = same or described
         # What is known stays as long as one of its actors lives: another one cannot change what a call means.
         own = known.own if known is not None and known.own in described else described[0]
         if known is None or known.own != own:

@@ -7,6 +7,7 @@ believes little: the route and the subject follow from the name, and no name may
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, get_args
 
 import msgspec
@@ -76,7 +77,24 @@ class OwnParameters(msgspec.Struct, frozen=True):
     stream: Any = False
 
 
-def problem_with(name: str, api: str, ours: Mapping[str, Operation] = OPERATIONS) -> str:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What no own operation may have: the first parts of its name, and its API."""
+
+    firsts: frozenset[str]
+    apis: frozenset[str]
+
+
+def taken_by(ours: Mapping[str, Operation]) -> Taken:
+    """Return what is taken by the operations of a table, and by what the gateway has besides."""
+    firsts = {name.partition(".")[0] for name in ours}
+    return Taken(RESERVED | firsts, frozenset(operation.api for operation in ours.values()))
+
+
+TAKEN: Final = taken_by(OPERATIONS)
+
+
+def problem_with(name: str, api: str, taken: Taken = TAKEN) -> str:
     """Tell why an own operation may not be called so, or have this API; empty when it may.
 
     The first part of a name says whose it is: what begins like one of ours may be one of ours later, or be a subject on which
@@ -87,9 +105,9 @@ def problem_with(name: str, api: str, ours: Mapping[str, Operation] = OPERATIONS
     except msgspec.ValidationError:
         return f"{name!r} of {api!r} is no name that a route on the gateway can have"
     first = name.partition(".")[0]
-    if first in RESERVED or first in {known.partition(".")[0] for known in ours}:
+    if first in taken.firsts:
         return f"the route of {name} begins with /{first}, which is ayllu's own"
-    if api in {operation.api for operation in ours.values()}:
+    if api in taken.apis:
         return f"the API of {name} is called {api}, as one of ayllu's own"
     return ""
 

@@ -29,6 +29,7 @@ from ayllu.schemas.own_operations import (
     MOST_SCHEMA_BYTES,
     OwnParameters,
     problem_with,
+    taken_by,
 )
 
 
@@ -225,7 +226,8 @@ def test_names_that_no_own_operation_may_have(name: str, api: str) -> None:
 def test_names_that_it_may_have() -> None:
     for name in ("shop.find", "shop", "shop.find.stream", "my-shop.find_2"):
         assert not problem_with(name, "Shop")
-    assert problem_with("shop.find", "Shop", {**OPERATIONS, "shop.x": OPERATIONS["models"]})
+    more = taken_by({**OPERATIONS, "shop.x": OPERATIONS["models"]})
+    assert problem_with("shop.find", "Shop", more)
 
 
 @pytest.mark.requirement("own-actor-hostile")
