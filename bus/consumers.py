@@ -82,7 +82,8 @@ async def request_messages(
 def entry_of(msg: Msg) -> Entry:
     """Return a message of a consumer as an entry."""
     read = read_headers(msg.headers)
-    return Entry(msg.subject, msg.metadata.sequence.stream, msg.data, *read)
+    told = msg.metadata
+    return Entry(msg.subject, told.sequence.stream, msg.data, *read, told.timestamp.timestamp())
 
 
 class Reader:

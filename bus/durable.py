@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 
@@ -55,6 +55,7 @@ class Entry:
         expired: whether its time is over.
         reply_to: where the publisher wants to hear what comes of it (the header ``Ayllu-Reply-To``: JetStream keeps no reply
             subjects, it answers there itself that the message is stored).
+        at: when it was stored, in seconds since the epoch; 0 where that is not known.
     """
 
     subject: str
@@ -63,6 +64,7 @@ class Entry:
     msg_id: str
     expired: bool = False
     reply_to: str = ""
+    at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

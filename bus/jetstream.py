@@ -292,4 +292,6 @@ class JetStreamStreams:
 
 
 def _stored(raw: RawStreamMsg, subject: str) -> Entry:
-    return Entry(raw.subject or subject, raw.seq or 0, raw.data or b"", *read_headers(raw.headers))
+    read = read_headers(raw.headers)
+    at = raw.time.timestamp() if raw.time is not None else 0.0
+    return Entry(raw.subject or subject, raw.seq or 0, raw.data or b"", *read, at)

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from email.header import Header, decode_header
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -143,9 +144,18 @@ def read_headers(headers: Mapping[str, str] | None) -> tuple[str, bool, str]:
     """Return the message id, whether the entry has expired, and where answers go; foreign entries may have no or odd headers."""
     if not headers:
         return "", False, ""
-    expires = headers.get(EXPIRES, "")
-    expired = expires.isdecimal() and int(expires) <= time.time() * 1000
-    return unquote(headers.get(MSG_ID, "")), expired, headers.get(REPLY_TO, "")
+    msg_id, expires, reply_to = (_plain(headers.get(name)) for name in (MSG_ID, EXPIRES, REPLY_TO))
+    expired = expires.isdecimal() and len(expires) < 20 and int(expires) <= time.time() * 1000
+    return unquote(msg_id), expired, reply_to
+
+
+def _plain(value: object) -> str:
+    """Return the text of a header: where it has bytes beyond ASCII, nats-py has it as an object of the package `email`."""
+    if not isinstance(value, Header):
+        return str(value or "")
+    # What is no UTF-8 stays distinct.
+    parts = [one if isinstance(one, bytes) else one.encode() for one, _ in decode_header(value)]
+    return b"".join(parts).decode("utf-8", "backslashreplace")
 
 
 def status_of(msg: Msg) -> str | None:

@@ -90,7 +90,7 @@ class _Stream:
     ) -> int:
         now = time.monotonic()
         self.last += 1
-        entry = Entry(subject, self.last, payload, msg_id)
+        entry = Entry(subject, self.last, payload, msg_id, at=time.time())
         self._entries[self.last] = _Stored(
             entry, now, None if expires is None else now + expires, now + ttl if ttl else None
         )

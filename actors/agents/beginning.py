@@ -39,7 +39,7 @@ from .records import (
 
 
 async def beginning(
-    desk: Desk, command: Execute, later: Sequence[Command], turn: str
+    desk: Desk, command: Execute, later: Sequence[Command], *, turn: str, entry: int
 ) -> tuple[Began, AylluError | None]:
     """Return the first record of a turn, and why the turn must end at once, if it must.
 
@@ -48,6 +48,7 @@ async def beginning(
         command: the turn.
         later: what the agent was asked for after it.
         turn: the turn's id.
+        entry: where its command stands.
 
     Returns:
         The record, and the error.
@@ -92,6 +93,7 @@ async def beginning(
         origin=command.origin,
         # After shields, where there are some.
         calls=calls,
+        entry=entry,
     )
     return began, error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from ...schemas import (
     AgenticSystemExecuteResponse,
     AylluError,
     Message,
+    TooLarge,
     TurnEnded,
     encode,
 )
@@ -20,13 +22,15 @@ from .budget import left
 from .records import Execute
 from .turn import Turn
 
+_SUBJECT = re.compile(r"(?!.{256})[!-)+-\-/-=?-~]+(\.[!-)+-\-/-=?-~]+)*")
+"""Tokens of printable ASCII, none of which is a wildcard, in what a server takes for sure."""
 OURS = (ROOT.partition(".")[0] + ".", "$")
 LONGEST_TEXT = 8000
 """How much of an answer stands in an event, in characters."""
 
 
-async def tell_end(bus: Bus, turn: Turn, command: Execute) -> None:
-    """Tell that a turn has ended. Told again after a crash, it is the same event; an answer may then come twice.
+async def tell_end(bus: Bus, turn: Turn) -> None:
+    """Tell that a turn has ended. Told again after a crash, it is the same event.
 
     Raises:
         BusError: it cannot be stored; to be done again.
@@ -36,8 +40,20 @@ async def tell_end(bus: Bus, turn: Turn, command: Execute) -> None:
     await bus.storage.streams.append(
         subject, encode(event), msg_id=f"ended {event.agent_uuid}/{event.turn_id}"
     )
+
+
+async def answer(bus: Bus, turn: Turn, command: Execute) -> None:
+    """Tell whoever named a subject what came of a turn; after a crash it may come twice.
+
+    Raises:
+        BusError: the bus is away; to be done again.
+    """
     if command.reply:
-        await bus.transport.publish(command.reply, answer_of(turn))
+        told = answer_of(turn)
+        if len(told) > bus.transport.max_payload:
+            error = TooLarge("the answer is too large for a message; the turn has it")
+            told = encode({"error": error.info, "turn_id": turn.opening.turn})
+        await bus.transport.publish(command.reply, told)
 
 
 def ended_event(turn: Turn, now: float) -> TurnEnded:
@@ -76,7 +92,7 @@ def answer_of(turn: Turn) -> bytes:
 
 def answerable(subject: str) -> bool:
     """Tell whether answers may go to a subject: none goes to one of ours or of the server's, whoever wishes it."""
-    return not subject.startswith(OURS) and not any(mark in subject for mark in " *>")
+    return not subject.startswith(OURS) and _SUBJECT.fullmatch(subject) is not None
 
 
 async def refuse(bus: Bus, entry: Entry, error: AylluError) -> None:

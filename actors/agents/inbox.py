@@ -18,7 +18,14 @@ from ...bus.claims import Claims
 from ...bus.deadletters import bury
 from ...bus.durable import Delivery, Entry, WorkQueue
 from ...bus.subjects import decode_token
-from ...schemas import AgenticSystemExecuteRequest, BusError, InvalidRequest, Message, decode
+from ...schemas import (
+    AgenticSystemExecuteRequest,
+    BusError,
+    InvalidRequest,
+    Message,
+    WhenBusy,
+    decode,
+)
 from ...schemas.delegation import MAX_NAME
 from .asking import Start, wake
 from .ending import answerable
@@ -75,13 +82,16 @@ def read_message(entry: Entry) -> Execute:
         raise InvalidRequest(f"it is for the agent {request.agent_uuid!r}, not for {agent!r}")
     if request.detached:
         raise InvalidRequest("detached: a message to an inbox waits for those before it")
+    if request.when_busy is not WhenBusy.queue:
+        raise InvalidRequest("when_busy: a message to an inbox waits for those before it (`queue`)")
     check_messages(request)
     turn = request.turn_id or entry.msg_id or f"inbox-{entry.sequence}"
     if len(turn) > MAX_NAME:
         raise InvalidRequest(f"an id of a message has at most {MAX_NAME} characters")
     command = execute_of(request, turn)
     journal_subject(agent, turn_of(entry, command))  # Else it could not be taken.
-    return msgspec.structs.replace(command, reply=entry.reply_to)
+    expires = entry.at + request.expires_in if request.expires_in is not None else 0.0
+    return msgspec.structs.replace(command, reply=entry.reply_to, expires=expires)
 
 
 def _request(agent: str, payload: bytes) -> AgenticSystemExecuteRequest:

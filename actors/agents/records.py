@@ -230,6 +230,7 @@ class Execute(msgspec.Struct, frozen=True, tag_field="c", tag="execute", omit_de
         limits: what it may take, whatever its agent may.
         cause: the event that it is started for.
         reply: the subject on which its answer is told.
+        expires: when it is not begun any more, in seconds since the epoch, if its entry does not say so; 0 is never.
         origin: from where it comes, if another turn has started it.
         history: the earlier turns that its model sees, in place of the agent's own; ``turn_history`` in another form.
     """
@@ -244,6 +245,7 @@ class Execute(msgspec.Struct, frozen=True, tag_field="c", tag="execute", omit_de
     limits: Limits = Limits()
     cause: Cause | None = None
     reply: str = ""
+    expires: float = 0.0
     origin: Origin | None = None
     history: list[list[Message]] | None = None
 
@@ -310,6 +312,7 @@ class Began(Record, frozen=True, tag="began", kw_only=True):
         cause: the event that it was started for.
         origin: from where it comes, if another turn has started it.
         calls: of the first step, if that executes tools: the conversation was handed over in an earlier turn.
+        entry: where the command stands that it began by; 0 in what an older version wrote.
     """
 
     version: int = VERSION
@@ -329,6 +332,7 @@ class Began(Record, frozen=True, tag="began", kw_only=True):
     cause: Cause | None = None
     origin: Origin | None = None
     calls: list[ToolCall] = []
+    entry: int = 0
 
 
 class Claimed(Record, frozen=True, tag="claimed"):

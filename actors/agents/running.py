@@ -33,7 +33,7 @@ from .beginning import beginning
 from .calling import Calling
 from .children import Children, tell_parent
 from .desk import Desk
-from .ending import tell_end
+from .ending import answer, refuse, tell_end
 from .entries import Fenced, packed, turn_of, unpacked
 from .history import (
     SUMMARY_TOKENS,
@@ -92,8 +92,8 @@ class Parked:
     until: float
 
 
-class Unreadable(Exception):  # noqa: N818 - it says what it is
-    """No turn can be made of a journal."""
+class Untakeable(Exception):  # noqa: N818 - it says what it is
+    """No turn can be made of a command and the journal that there is."""
 
 
 async def run_turn(
@@ -118,14 +118,16 @@ async def run_turn(
             parked = await running.drive()
             if parked is not None:
                 return parked
-        await tell_parent(desk, journal.turn)
-        await running.leave_behind(sure=new)
-        await tell_end(desk.office.bus, journal.turn, command)
-    except Unreadable as error:
-        # It is too old, and its beginning is gone.
-        log.warning("the journal of the turn %r of %r cannot be read: %s", turn, desk.agent, error)
-        reason = f"its journal cannot be read: {error}"
-        await bury(desk.office.bus.storage, entry, reason=reason, attempts=1)
+        if journal.turn.opening.entry in (0, entry.sequence):
+            await tell_parent(desk, journal.turn)
+            await running.leave_behind(sure=new)
+            await tell_end(desk.office.bus, journal.turn)
+        # Else all this was done for the command that came first: here it is only asked for the answer again.
+        await answer(desk.office.bus, journal.turn, command)
+    except Untakeable as error:
+        log.warning("the turn %r of %r is not taken: %s", turn, desk.agent, error)
+        await bury(desk.office.bus.storage, entry, reason=str(error), attempts=1)
+        await refuse(desk.office.bus, entry, InvalidRequest(str(error)))
     except Fenced as fenced:
         log.info("the turn %r of %r has another executor: %s", turn, desk.agent, fenced)
         return "fenced"
@@ -150,9 +152,11 @@ class _Running:
         """Write that the turn begins; false where it had begun before."""
         later, _ = await self._desk.later(self._entry.sequence)
         error = self._listening.cancel_among(later)
-        if self._entry.expired:
+        if self._entry.expired or 0 < self._command.expires <= time.time():
             error = error or DeadlineExceeded("the turn expired before it could begin")
-        began, exceeded = await beginning(self._desk, self._command, later, name)
+        began, exceeded = await beginning(
+            self._desk, self._command, later, turn=name, entry=self._entry.sequence
+        )
         try:
             await self._journal.write(began)
         except Fenced:
@@ -160,7 +164,12 @@ class _Running:
             try:
                 await self._journal.load()
             except InvalidRequest as error:
-                raise Unreadable(error.message) from error
+                # It is too old, and its beginning is gone.
+                raise Untakeable(f"its journal cannot be read: {error.message}") from error
+            if self._journal.turn.opening.detached is not self._command.detached:
+                raise Untakeable(
+                    "another turn of the agent has its id, beside the others"
+                ) from None
             self._desk.look.set()  # It may have been cancelled meanwhile.
             return False
         stopped = error or exceeded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import anyio
 import nats
 import pytest
-from support.agents import running_agents
+from anyio import to_thread
+from support.agents import asked, running_agents
 from support.teams import asks, parts
 
-from ayllu.actors.agents.records import AGENTS, inbox_subject
+from ayllu.actors.agents.records import AGENTS, history_subject, inbox_subject
 from ayllu.actors.engines.scripted import Step
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.deadletters import letters, replay
@@ -87,6 +89,10 @@ async def test_what_came_while_nobody_was_there_is_done_later_and_once() -> None
         (b'{"role": "assistant", "content": "x"}', "roles user and tool"),
         (b'{"agent_uuid": "b", "messages": []}', "it is for the agent 'b'"),
         (b'{"agent_uuid": "a", "messages": [], "detached": true}', "detached"),
+        (
+            b'{"agent_uuid": "a", "messages": [], "when_busy": "interrupt"}',
+            "waits for those before it",
+        ),
         (b'{"claim": "x"}', "neither"),
         (b'{"role": "user", "content": "x", "y": 1}', "unknown field `y`"),
     ],
@@ -243,6 +249,140 @@ async def test_no_answer_goes_to_subjects_of_ours(tmp_path: Path) -> None:
             assert [turn async for turn in agents.turns.list("a")] == []
         finally:
             await client.close()
+
+
+def publish_raw(url: str, subject: str, headers: bytes, payload: bytes) -> None:
+    """Publish what no client would, and return when the server has it."""
+    credentials, _, address = url.removeprefix("nats://").rpartition("@")
+    host, _, port = address.rpartition(":")
+    options: dict[str, Any] = {"verbose": False, "headers": True}
+    user, _, password = credentials.partition(":")
+    options |= {"user": user, "pass": password} if password else {"auth_token": user}
+    head = b"NATS/1.0\r\n" + headers + b"\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        sizes = f"{len(head)} {len(head) + len(payload)}"
+        connection.sendall(
+            f"CONNECT {json.dumps(options)}\r\nHPUB {subject} {sizes}\r\n".encode()
+            + head
+            + payload
+            + b"\r\nPING\r\n"
+        )
+        told = b""
+        while b"PONG" not in told:
+            told += connection.recv(4096)
+
+
+HOSTILE = (
+    "Nats-Msg-Id: grüße".encode(),
+    b"Nats-Msg-Id: \xff",
+    b"Ayllu-Expires: " + b"9" * 5000,
+    "Ayllu-Expires: \u0661".encode(),
+    b"X: \xff\xfe",
+    b"no header",
+)
+UNANSWERABLE = (b"a" * 5000, "ä".encode(), b"a..b", b".", b"a\tb", b"ayllu.v1.x", b"a.>")
+
+
+@pytest.mark.requirement("inbox-refused", "inbox-reply")
+async def test_no_header_ends_an_executor_or_holds_up_an_agent(tmp_path: Path) -> None:
+    async with (
+        embedded_server(tmp_path / "nats") as server,
+        connect(server.url) as bus,
+        running_agents(bus) as agents,
+    ):
+        await agents.create("a")
+        headers = [*HOSTILE, *(b"Ayllu-Reply-To: " + one for one in UNANSWERABLE)]
+        for one in headers:
+            await to_thread.run_sync(publish_raw, server.url, inbox_subject("a"), one, said("x"))
+        await tell(bus, "a", said("right"), "right")
+        await inbox_is_empty(bus, "a")
+        turns = {turn.turn_id: turn.status async for turn in agents.turns.list("a")}
+        assert len(turns) == len(HOSTILE) + 1
+        assert turns["grüße"] is turns["\\xff"] is turns["right"] is TurnStatus.completed
+        reasons = [letter.reason for letter in await letters(bus.storage)]
+        assert len(reasons) == len(UNANSWERABLE)
+        assert all(reason.startswith("no answer can be sent to") for reason in reasons)
+
+
+@pytest.mark.requirement("inbox-reply")
+async def test_an_answer_that_is_too_large_for_a_message_is_said_to_be(tmp_path: Path) -> None:
+    async with (
+        embedded_server(tmp_path / "nats") as server,
+        connect(server.url) as bus,
+        running_agents(bus) as agents,
+    ):
+        await agents.create("a")
+        client = await nats.connect(server.url)
+        try:
+            answers = await client.subscribe("answers")
+            headers = {"Nats-Msg-Id": "large", "Ayllu-Reply-To": "answers"}
+            payload = said("x" * (bus.transport.max_payload // 2))
+            await client.request(inbox_subject("a"), payload, timeout=5, headers=headers)
+            told = json.loads((await answers.next_msg(timeout=10)).data)
+            assert (told["error"]["code"], told["turn_id"]) == ("too_large", "large")
+            await inbox_is_empty(bus, "a")
+        finally:
+            await client.close()
+
+
+@pytest.mark.requirement("inbox-durable", "inbox-events")
+async def test_a_message_that_comes_again_much_later_only_asks_for_the_answer_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with local_bus() as bus, running_agents(bus) as agents:
+        await agents.create("a")
+        for name in ("one", "two"):
+            await tell(bus, "a", said(name), name)
+        await inbox_is_empty(bus, "a")
+        monkeypatch.setattr("ayllu.bus.memory_streams.DUPLICATE_SECONDS", -1.0)
+        await tell(bus, "a", said("one"), "one")
+        await inbox_is_empty(bus, "a")
+        streams = bus.storage.streams
+        async with streams.replay(AGENTS.name, history_subject("a")) as entries:
+            assert len([entry async for entry in entries]) == 2
+        async with streams.replay("EVENTS") as entries:
+            assert [entry.msg_id async for entry in entries] == ["ended a/one", "ended a/two"]
+
+
+@pytest.mark.requirement("inbox-turn")
+async def test_a_request_in_an_inbox_expires() -> None:
+    async with local_bus() as bus:
+        async with running_agents(bus, executors=0) as agents:
+            await agents.create("a")
+            for name, seconds in (("soon", 0.01), ("later", 60.0)):
+                request = AgenticSystemExecuteRequest(
+                    "a", [Message(role=Role.user, content=name)], expires_in=seconds
+                )
+                await tell(bus, "a", encode(request), name)
+            await anyio.sleep(0.02)  # Its time goes by.
+            await agents.executor()
+            await inbox_is_empty(bus, "a")
+            soon, later = [turn async for turn in agents.turns.list("a")]
+        assert soon.error is not None
+        assert soon.error.code == "deadline_exceeded"
+        assert later.status is TurnStatus.completed
+
+
+@pytest.mark.requirement("inbox-refused", "detached-turns")
+async def test_a_message_takes_no_turn_away_that_stands_beside_the_others() -> None:
+    never = anyio.Event()
+    async with (
+        local_bus() as bus,
+        running_agents(bus, script=lambda *_: ["begun", never]) as agents,
+    ):
+        await agents.create("a")
+        async with anyio.create_task_group() as tasks:
+            request = asked("a", "x", turn_id="same", detached=True)
+            tasks.start_soon(agents.system.execute, request)
+            with anyio.fail_after(10):
+                await agents.engine.wait_for(lambda engine: engine.running == 1)
+            await tell(bus, "a", said("mine"), "same")
+            await inbox_is_empty(bus, "a")
+            tasks.cancel_scope.cancel()
+        [letter] = await letters(bus.storage)
+        assert "another turn of the agent has its id" in letter.reason
+        turn = await agents.turns.get("a", "same")
+        assert (turn.status, turn.user_messages[0].content) == (TurnStatus.running, "x")
 
 
 @pytest.mark.requirement("detached-turns")
