@@ -111,9 +111,14 @@ def error_frame(key: bytes, error: AylluError, code: int = SERVER_ERROR) -> byte
 def select_form(
     operations: Mapping[str, Operation], operation: Operation, value: msgspec.Struct
 ) -> Operation:
-    """Return the streamed form of an operation where the request's ``stream`` flag asks for it (SPEC.md, Operations)."""
+    """Return the streamed form of an operation where the request's ``stream`` flag asks for it (SPEC.md, Operations).
+
+    One of another API is none: somebody else may have announced it, and its callers need another scope.
+    """
     if getattr(value, "stream", False):
-        return operations.get(operation.base_name + STREAM_SUFFIX, operation)
+        form = operations.get(operation.base_name + STREAM_SUFFIX)
+        if form is not None and form.api == operation.api:
+            return form
     return operation
 
 

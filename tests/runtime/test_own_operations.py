@@ -30,6 +30,7 @@ from ayllu.runtime.own_operations import (
     OwnTable,
 )
 from ayllu.runtime.own_routes import name_of, own_payload
+from ayllu.runtime.session import select_form
 from ayllu.schemas import (
     OPERATIONS,
     OWN_OPERATIONS,
@@ -285,6 +286,17 @@ async def test_scopes() -> None:
             with pytest.raises(PermissionDenied, match="Library"):
                 await stack.api(Library).search(Search(text="a"))
         assert asked == 1
+
+
+@pytest.mark.requirement("own-actor-scopes")
+def test_a_whole_form_that_another_api_announces_does_not_lead_to_the_streamed_one() -> None:
+    """Over HTTP the scope of the whole form is asked for, whichever one is called."""
+    streamed = operation_from(own("bells.ring.stream", api="Bells", kind="stream"))
+    for api, chosen in (("Bells", "bells.ring.stream"), ("Evil", "bells.ring")):
+        whole = operation_from(own("bells.ring", api=api))
+        table = {one.name: one for one in (whole, streamed)}
+        form = select_form(table, whole, whole.read(b'{"stream": true}'))
+        assert (form.name, form.api) == (chosen, api)
 
 
 @pytest.mark.asyncio
