@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -11,23 +11,31 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 from support.agents import Agents, asked, running_agents
+from support.teams import Part, asks, call, calls, echoes, parts
 from support.weather import CONFIG, FORECAST, NOW, TAIL, TOOLS, WeatherActor, weather_script
 from support.word_shield import WordShield, shield
 
 from ayllu.actors.agents.executor import Executor
-from ayllu.actors.engines.scripted import Script
+from ayllu.actors.engines.scripted import Script, Step
+from ayllu.actors.events import EVENTS
 from ayllu.actors.shields.actor import ShieldsActor
 from ayllu.bus.bus import Bus, local_bus
+from ayllu.bus.deadletters import letters
 from ayllu.bus.durable import Appended, Storage, Streams
 from ayllu.schemas import (
     ApproveRequest,
     AylluError,
+    Delegation,
     ModelInferenceStep,
     NotFound,
+    SubAgent,
     ToolDefinition,
     ToolExecutionStep,
+    Turn,
+    TurnEnded,
     TurnEvent,
     TurnStatus,
+    decode,
     encode,
 )
 
@@ -41,12 +49,15 @@ class Died(BaseException):
 class Doomed:
     """Streams that let their executor die at the n-th write of a turn, before or after it is stored.
 
+    With ``all_`` whatever it stores counts: also what turns ask of others, and tell them.
+
     Attributes:
         writes: how many there were.
     """
 
-    def __init__(self, streams: Streams, at: int, *, stored: bool) -> None:
+    def __init__(self, streams: Streams, at: int, *, stored: bool, all_: bool) -> None:
         self._streams = streams
+        self._all = all_
         self._at = at
         self._stored = stored
         self.writes = 0
@@ -68,7 +79,7 @@ class Doomed:
         async def write() -> Appended:
             return await self._streams.append(subject, payload, **options)
 
-        if ".turn." not in subject and not subject.endswith(".history"):
+        if not self._all and ".turn." not in subject and not subject.endswith(".history"):
             return await write()
         return cast(Appended, await self._write(write))
 
@@ -89,9 +100,11 @@ class DoomedStorage:
 
 
 @asynccontextmanager
-async def dying_executor(bus: Bus, at: int, *, stored: bool) -> AsyncIterator[Doomed]:
+async def dying_executor(
+    bus: Bus, at: int, *, stored: bool, all_: bool = False
+) -> AsyncIterator[Doomed]:
     """Run an executor until it dies."""
-    doomed = Doomed(bus.storage.streams, at, stored=stored)
+    doomed = Doomed(bus.storage.streams, at, stored=stored, all_=all_)
     mortal = replace(bus, storage=cast(Storage, DoomedStorage(doomed, bus.storage)))
 
     async def run(*, task_status: TaskStatus[None]) -> None:
@@ -197,9 +210,9 @@ async def test_at_every_write(calls: tuple[str, ...], config: dict[str, Any], st
 async def approve_all(agents: Agents) -> None:
     """Let all calls run that wait, whatever dies meanwhile."""
     while True:
-        async for call in agents.turns.approvals("al"):
+        async for one in agents.turns.approvals("al"):
             with suppress(AylluError):
-                await agents.turns.approve(ApproveRequest("al", call.turn_id, call.call_id))
+                await agents.turns.approve(ApproveRequest("al", one.turn_id, one.call_id))
         await anyio.sleep(0.005)
 
 
@@ -229,3 +242,78 @@ def check_tools(events: list[TurnEvent], keys: list[str]) -> None:
             assert sum(key.endswith("/0") for key in keys) <= 1
             assert "sunny" in str(now.content) or "not known" in str(now.content)
             assert forecast.content == "2 days of sun in Cusco"
+
+
+def lead(asked: str, answers: Sequence[str]) -> Sequence[Step] | str:
+    """A part: asks two at once."""
+    tasks = [{"message": f"{asked} {number}"} for number in range(2)]
+    return answers[0] if answers else calls(call("ask", tasks=tasks))
+
+
+async def tree(agents: Agents, agent: str, turn: str) -> list[Turn]:
+    """Return a turn and all below it."""
+    found = [await agents.turns.get(agent, turn)]
+    for child in found[0].children:
+        found += await tree(agents, child.agent_uuid, child.turn_id)
+    return found
+
+
+@pytest.mark.requirement("team-survives")
+@pytest.mark.parametrize("stored", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kind", [Delegation.call, Delegation.hand_off])
+async def test_at_every_write_of_a_tree(kind: Delegation, stored: bool) -> None:
+    handed = kind is Delegation.hand_off
+    heard = "[boss hands the conversation over to you: x]" if handed else "x"
+    answers = [{"agent": "worker", "answer": f"{heard} {number}"} for number in range(2)]
+    said = encode(answers).decode()
+    played: dict[str, Part] = {"boss": asks("ask"), "lead": lead, "worker": echoes}
+    at, died = 0, True
+    async with (
+        local_bus() as bus,
+        running_agents(bus, script=parts(played), executors=0) as agents,
+    ):
+        await agents.create("worker", instructions="worker")
+        pair = SubAgent("ask", ["worker"], kind=Delegation.fan_out)
+        await agents.create("lead", instructions="lead", sub_agents=[pair])
+        await agents.create(
+            "boss", instructions="boss", sub_agents=[SubAgent("ask", ["lead"], kind)]
+        )
+        while died:
+            at += 1
+            name = f"turn {at}"
+            with anyio.fail_after(20):
+                async with anyio.create_task_group() as tasks:
+                    async with dying_executor(bus, at, stored=stored, all_=True) as doomed:
+                        request = asked("boss", "x", turn_id=name, detached=handed)
+                        tasks.start_soon(agents.system.execute, request)
+                        died = await died_or_told(agents, doomed, name)
+                    _, scope = await agents.executor()
+                scope.cancel()
+            turns = await tree(agents, "boss", name)
+            assert [turn.status for turn in turns] == [TurnStatus.completed] * 4
+            assert turns[0].response_message is not None
+            assert turns[0].response_message.content == (said if handed else f"so {said}")
+            assert [turn.spent.steps for turn in turns] == [5 if handed else 6, 4, 1, 1]
+            told = [ended async for ended in ends(bus)]
+            assert sorted(told) == sorted(set(told))
+            assert len(told) == 4 * at
+        for agent, each in (("boss", 1), ("lead", 1), ("worker", 2)):
+            assert len([one async for one in agents.turns.list(agent, 1000)]) == each * at
+        assert await letters(bus.storage) == []
+    assert at > 40
+
+
+async def ends(bus: Bus) -> AsyncIterator[str]:
+    """Yield which ends of turns were told."""
+    async with bus.storage.streams.replay(EVENTS.name) as entries:
+        async for entry in entries:
+            yield decode(entry.payload, TurnEnded).turn_id
+
+
+async def died_or_told(agents: Agents, doomed: Doomed, turn: str) -> bool:
+    """Wait until an executor has died, or has told the end of a turn; return which."""
+    while not doomed.died.is_set():
+        if turn in [ended async for ended in ends(agents.bus)]:
+            return False
+        await anyio.sleep(0.001)
+    return True
