@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 from ...bus.client import client
 from ...schemas import (
     AgenticSystem,
+    BusError,
     Group,
     GroupCreateRequest,
     GroupEnd,
@@ -22,9 +23,11 @@ from ...schemas import (
 from .conversation import Conversation
 from .hearing import closed, posted
 from .journal import Journal
-from .records import JOURNAL, events_of
+from .records import JOURNAL, events_of, journal_subject
 from .register import Register
 from .validation import agents_of, check_group
+
+log = logging.getLogger(__name__)
 
 AGENT_SECONDS = 30.0
 MAX_REASON = 1000
@@ -71,13 +74,26 @@ class GroupsActor(Groups):
                 journal = await self._register.journal(name)
             except NotFound:
                 continue  # It was removed meanwhile.
+            except BusError as error:
+                if error.retryable:
+                    raise
+                log.warning("the group %r is not listed: %s", name, error)
+                continue
             yield journal.conversation.described(remarks=False)
 
     async def delete(self, group_id: str) -> None:
         """Remove a group; see `Groups.delete`."""
         born = (await self._register.record(group_id)).born
-        with suppress(NotFound):  # A record without a journal is removed, too.
+        try:
             await self._end(group_id, GroupEnd.deleted, "the group was removed")
+        except NotFound:
+            pass  # A record without a journal is removed, too.
+        except BusError as error:
+            if error.retryable:
+                raise
+            # Nobody can read its journal, and so end it.
+            subject = journal_subject(group_id, born)
+            await self._register.bus.storage.streams.purge(JOURNAL.name, subject)
         await self._register.forget(group_id, born)
 
     async def close(self, group_id: str, reason: str = "") -> Group:

@@ -52,8 +52,14 @@ class Journal:
                 self._apply(events_of(entry.payload), entry.sequence)
 
     def _apply(self, events: list[GroupEvent], sequence: int) -> None:
-        for event in events:
-            self.conversation.apply(event)
+        try:
+            for event in events:
+                self.conversation.apply(event)
+        except (AssertionError, ArithmeticError, LookupError, ValueError) as error:
+            # Somebody else wrote it.
+            raise BusError(
+                f"a group has an event that is none: {error!r}", retryable=False
+            ) from error
         self.last = sequence
 
     async def write(self, events: list[GroupEvent]) -> None:

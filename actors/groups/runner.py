@@ -54,7 +54,7 @@ class Runner:
         self._turns = GroupTurns(bus)
         self._free = anyio.Semaphore(slots)
         self._here: dict[tuple[str, str], list[Delivery]] = {}
-        """The groups that it works for, and the wake-ups that came for them meanwhile."""
+        """The groups that it works for, and the last wake-up that came for each meanwhile."""
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled; started means ready. What runs then is left to other runners, at once."""
@@ -83,7 +83,11 @@ class Runner:
                     tasks.start_soon(_settle, delivery, None)
                     continue
                 if group in self._here:
-                    self._here[group].append(delivery)
+                    late = self._here[group]
+                    if late and late[0].entry.sequence != delivery.entry.sequence:
+                        # One look more is for all that came: however many do, no more than one is kept.
+                        tasks.start_soon(_settle, late[0], None)
+                    late[:] = [delivery]
                     continue
                 await self._free.acquire()
                 self._here[group] = []
@@ -125,7 +129,7 @@ class Runner:
                 came = await Work(self._bus, self._turns, *group).run()
                 tasks.cancel_scope.cancel()
         except* AylluError as errors:
-            raise errors.exceptions[0] from None
+            raise _first_of(errors) from None
         finally:
             await lease.release()
         if isinstance(came, Done):
@@ -135,6 +139,12 @@ class Runner:
         if came.until is None:
             return None  # Whoever speaks wakes the group.
         return min(max(0.0, came.until - time.time()), LONGEST_WAIT)
+
+
+def _first_of(group: BaseExceptionGroup[AylluError]) -> AylluError:
+    """Return the first error of a group, which may have groups in it."""
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def _hold(lease: Lease, group: str, scope: anyio.CancelScope) -> None:

@@ -13,9 +13,16 @@ from ayllu.actors.agents.actor import AgenticSystemActor
 from ayllu.actors.groups import journal as journals
 from ayllu.actors.groups import runner as runners
 from ayllu.actors.groups.actor import GroupsActor
-from ayllu.actors.groups.conversation import Ask
+from ayllu.actors.groups.conversation import Ask, moment
 from ayllu.actors.groups.journal import Fenced, Journal
-from ayllu.actors.groups.records import LEASE_BUCKET, WAKE, journal_subject, wake_subject
+from ayllu.actors.groups.records import (
+    JOURNAL,
+    LEASE_BUCKET,
+    WAKE,
+    journal_subject,
+    wake_subject,
+    written,
+)
 from ayllu.actors.groups.register import open_register
 from ayllu.actors.groups.turns import GroupTurns, outcome_of
 from ayllu.actors.leases import lease_bucket, take_lease
@@ -25,7 +32,9 @@ from ayllu.schemas import (
     AgenticSystem,
     AgenticSystemExecuteRequest,
     BusError,
+    GroupEnd,
     GroupEventKind,
+    GroupRemark,
     Limits,
     NotFound,
     Overloaded,
@@ -114,6 +123,68 @@ async def test_what_cannot_be_read_becomes_a_dead_letter() -> None:
             await talks.groups.create(group("g", agent("Ann"), agent("Bob"), max_remarks=1))
             assert (await talks.events("g"))[-1].kind is K.ended
             while (await streams.state(WAKE.name)).count:
+                await anyio.sleep(0.01)
+
+
+async def test_a_journal_that_nobody_can_read_holds_up_no_other_and_can_be_removed() -> None:
+    """An event that cannot happen: somebody else on the bus wrote it."""
+    async with local_bus() as bus, running_groups(bus) as talks:
+        with anyio.fail_after(10):
+            streams = bus.storage.streams
+            await talks.groups.create(group("odd", human("Zoe"), human("Ann")))
+            await talks.until_kind("odd", K.waiting)
+            journal = await talks.register.journal("odd")
+            remark = GroupRemark(1, "Nobody", "Hi.", moment(0.0))
+            event = journal.conversation.event(K.remark, 0.0, member="Nobody", remark=remark)
+            await streams.append(journal.subject, written([event]), msg_id="odd")
+            await talks.register.wake("odd", journal.conversation.born)
+            while not await letters(bus.storage):
+                await anyio.sleep(0.01)
+            await talks.groups.create(group("g", agent("Ann"), agent("Bob"), max_remarks=1))
+            assert (await talks.events("g"))[-1].kind is K.ended
+            assert [one.uuid async for one in talks.groups.list()] == ["g"]
+            with pytest.raises(BusError, match="an event that is none"):
+                await talks.groups.get("odd")
+            await talks.groups.delete("odd")
+            with pytest.raises(NotFound):
+                await talks.groups.get("odd")
+            assert await streams.first(JOURNAL.name, journal.subject) is None
+
+
+async def test_a_bus_that_is_away_while_turns_are_heard_ends_no_runner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runners, "RETRY_SECONDS", 0.05)
+    changed, failed = Journal.changed, 0
+
+    async def away(journal: Journal) -> None:
+        nonlocal failed
+        failed += 1
+        if failed < 3:
+            raise BusError("no answer")
+        await changed(journal)
+
+    monkeypatch.setattr(Journal, "changed", away)
+    async with local_bus() as bus, running_groups(bus, "slow:5") as talks:
+        with anyio.fail_after(20):
+            await talks.groups.create(group("g", agent("Ann"), agent("Bob"), max_remarks=1))
+            assert (await talks.events("g"))[-1].end is GroupEnd.max_remarks
+    assert failed >= 3
+
+
+async def test_of_many_wake_ups_that_come_while_it_works_one_is_kept() -> None:
+    async with local_bus() as bus, running_groups(bus, "stall:2") as talks:
+        with anyio.fail_after(20):
+            await talks.groups.create(group("g", agent("Ann"), agent("Bob")))
+            speaking = await talks.until_kind("g", K.speaking)
+            born = str(speaking.turn_id).split(".")[1]
+            for _ in range(50):
+                await talks.register.wake("g", born)
+            while (await bus.storage.streams.state(WAKE.name)).count > 2:
+                await anyio.sleep(0.01)
+            await talks.groups.close("g")
+            assert (await talks.events("g"))[-1].kind is K.ended
+            while (await bus.storage.streams.state(WAKE.name)).count:
                 await anyio.sleep(0.01)
 
 
