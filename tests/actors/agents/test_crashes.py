@@ -259,8 +259,11 @@ async def tree(agents: Agents, agent: str, turn: str) -> list[Turn]:
 
 
 @pytest.mark.requirement("team-survives")
-@pytest.mark.parametrize("stored", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("kind", [Delegation.call, Delegation.hand_off])
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [(Delegation.call, False), (Delegation.call, True), (Delegation.hand_off, True)],
+    ids=["call-before", "call-after", "hand-off-after"],
+)
 async def test_at_every_write_of_a_tree(kind: Delegation, stored: bool) -> None:
     handed = kind is Delegation.hand_off
     heard = "[boss hands the conversation over to you: x]" if handed else "x"
