@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from uuid import uuid4
@@ -49,7 +49,7 @@ class _Stream:
         self.queues: dict[str, _MemoryQueue] = {}
         self._entries: dict[int, _Stored] = {}
         self._ids: dict[str, tuple[float, int]] = {}
-        self._changed = anyio.Event()
+        self.changed = anyio.Event()
 
     def entries(self, subject: str = ">", after: int = 0) -> list[_Stored]:
         """Return the entries that are there, oldest first."""
@@ -104,8 +104,8 @@ class _Stream:
             self.remove([one.entry.sequence for one in same[: -self.spec.max_per_subject]])
         while sum(len(one.entry.payload) for one in self._entries.values()) > self.spec.max_bytes:
             self.remove([next(iter(self._entries))])
-        self._changed.set()
-        self._changed = anyio.Event()
+        self.changed.set()
+        self.changed = anyio.Event()
         return self.last
 
     def remove(self, sequences: list[int]) -> None:
@@ -121,7 +121,7 @@ class _Stream:
     async def wait(self, seconds: float | None = None) -> None:
         """Wait until an entry is added, or for so long."""
         with anyio.move_on_after(seconds):
-            await self._changed.wait()
+            await self.changed.wait()
 
 
 class MemoryStreams:
@@ -332,8 +332,10 @@ class _MemoryQueue:
                 return found
             # Whichever comes first: an entry, one that is given back, one whose time runs out.
             pause = max(0.0, min([end, *self._due.values()]) - now)
+            # Those of now: what comes before the tasks have begun is noticed, too.
+            events = self._stream.changed, self._given_back
             async with anyio.create_task_group() as tasks:
-                for event in (self._stream.wait, self._given_back.wait):
+                for event in events:
                     tasks.start_soon(_first, event, tasks.cancel_scope)
                 with anyio.move_on_after(pause):
                     await anyio.sleep_forever()
@@ -374,8 +376,8 @@ class _MemoryQueue:
             self._given_back = anyio.Event()
 
 
-async def _first(event: Callable[[], Awaitable[object]], scope: anyio.CancelScope) -> None:
-    await event()
+async def _first(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
     scope.cancel()
 
 

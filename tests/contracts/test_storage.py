@@ -459,11 +459,15 @@ async def test_who_waits_for_work_gets_it_at_once(running: Running) -> None:
         async def work() -> None:
             found.extend(await queue.fetch(10, wait=5))
 
-        with anyio.fail_after(1):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(work)
-                await storage.streams.append(f"{running.root}.a", b"", msg_id="1")
-        assert [one.entry.sequence for one in found] == [1]
+        # At whatever moment it comes: before the fetch begins, while it begins to wait, later.
+        with anyio.fail_after(4):
+            for moment in range(6):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(work)
+                    for _ in range(moment):
+                        await anyio.lowlevel.checkpoint()
+                    await storage.streams.append(f"{running.root}.a", b"", msg_id=f"{moment}")
+        assert [one.entry.sequence for one in found] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.requirement("work-queue")
