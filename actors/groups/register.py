@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from uuid import uuid4
 
+import anyio
+
 from ...bus.bus import Bus
 from ...bus.durable import KeyValue
 from ...bus.subjects import encode_token
@@ -53,16 +55,18 @@ class Register:
         journal = Journal(self.bus, group, born)
         created = Conversation(born).event(GroupEventKind.created, time.time(), config=request)
         await journal.write([created])
-        try:
-            await self._records.create(group, encode(GroupRecord(born, digest)))
-        except Conflict as error:
-            await self.bus.storage.streams.purge(JOURNAL.name, journal.subject)
-            known = await self.record(group)
-            if known.digest != digest:
-                message = f"there is a group {group!r} already, created with something else"
-                raise Conflict(message) from error
-            born = known.born
-        await self.wake(group, born)
+        # Not to be cancelled (it is bounded): nobody wakes a group later that stands there.
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._records.create(group, encode(GroupRecord(born, digest)))
+            except Conflict as error:
+                await self.bus.storage.streams.purge(JOURNAL.name, journal.subject)
+                known = await self.record(group)
+                if known.digest != digest:
+                    message = f"there is a group {group!r} already, created with something else"
+                    raise Conflict(message) from error
+                born = known.born
+            await self.wake(group, born)
         return await self._journal(group, born)
 
     async def record(self, group: str) -> GroupRecord:
@@ -103,9 +107,13 @@ class Register:
                 await self._records.delete(group, revision=entry.revision)
 
     async def wake(self, group: str, born: str) -> None:
-        """Tell runners that a group has something to do."""
+        """Tell runners that a group has something to do.
+
+        Not to be cancelled (it is bounded): what is written already is done by nobody whom nobody tells.
+        """
         msg_id = f"wake group {group} {uuid4().hex}"
-        await self.bus.storage.streams.append(wake_subject(group, born), b"", msg_id=msg_id)
+        with anyio.CancelScope(shield=True):
+            await self.bus.storage.streams.append(wake_subject(group, born), b"", msg_id=msg_id)
 
 
 async def open_register(bus: Bus) -> Register:

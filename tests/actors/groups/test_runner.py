@@ -34,6 +34,7 @@ from ayllu.schemas import (
     BusError,
     GroupEnd,
     GroupEventKind,
+    GroupPostRequest,
     GroupRemark,
     Limits,
     NotFound,
@@ -186,6 +187,37 @@ async def test_of_many_wake_ups_that_come_while_it_works_one_is_kept() -> None:
             assert (await talks.events("g"))[-1].kind is K.ended
             while (await bus.storage.streams.state(WAKE.name)).count:
                 await anyio.sleep(0.01)
+
+
+async def test_who_hangs_up_when_it_has_spoken_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is cancelled between what it writes and the wake-up of the group."""
+    write, scope = Journal.write, anyio.CancelScope()
+
+    async def then_cancelled(journal: Journal, events: list[Any]) -> None:
+        await write(journal, events)
+        if events and events[0].kind in cancelling:
+            scope.cancel()
+
+    async def append(*args: Any, **options: Any) -> Any:
+        await anyio.lowlevel.checkpoint()  # As a bus in another process does.
+        return await appended(*args, **options)
+
+    monkeypatch.setattr(Journal, "write", then_cancelled)
+    async with local_bus() as bus, running_groups(bus) as talks:
+        appended = bus.storage.streams.append
+        monkeypatch.setattr(bus.storage.streams, "append", append)
+        actor = GroupsActor(talks.register)
+        with anyio.fail_after(10):
+            cancelling = (K.created,)
+            with scope:
+                await actor.create(group("g", human("Zoe"), agent("Ann"), max_remarks=2))
+            assert scope.cancel_called
+            await talks.until_kind("g", K.waiting)
+            cancelling, scope = (K.remark,), anyio.CancelScope()
+            with scope:
+                await actor.post(GroupPostRequest("g", "Zoe", "Good bye."))
+            assert scope.cancel_called
+            assert (await talks.events("g"))[-1].end is GroupEnd.max_remarks
 
 
 async def test_a_runner_lets_go_when_its_lease_is_lost(
