@@ -44,6 +44,7 @@ from .records import (
     lane_of_signal,
     lane_of_wake,
     signal_subject,
+    turn_of_lane,
 )
 from .running import Parked, run_turn
 
@@ -218,9 +219,8 @@ class Executor:
         self._free.release()
         if self._desks.get(desk.lane) is desk:
             del self._desks[desk.lane]
-            if desk.lane == desk.agent:
-                # Whoever waits for a turn of the agent may wait for another executor now.
-                self.hub.let_go(desk.agent)
+            # Whoever waits for a turn of the lane may wait for another executor now.
+            self.hub.let_go(desk.agent, turn_of_lane(desk.lane))
 
     async def _serve(self, desk: Desk) -> None:
         """Work at a desk as long as there is something to do, and its lease lasts."""

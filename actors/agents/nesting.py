@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import anyio
 from anyio.abc import TaskGroup
@@ -55,10 +56,10 @@ def read_seen(text: str) -> Seen:
 
 
 def write_seen(seen: Seen) -> str:
-    """Return what a reader says to go on; see `read_seen`."""
-    return ",".join(
-        f"{turn}:-" if at is None else f"{turn}:{at[0]}.{at[1]}" for turn, at in seen.items()
-    )
+    """Return what a reader says to go on; see `read_seen`. Of some hundred turns the rest are left out, and told anew."""
+    parts = [f"{turn}:-" if at is None else f"{turn}:{at[0]}.{at[1]}" for turn, at in seen.items()]
+    ends = accumulate(len(part) + 1 for part in parts)
+    return ",".join(part for part, end in zip(parts, ends, strict=True) if end <= MAX_SEEN)
 
 
 async def follow_tree(
@@ -121,12 +122,16 @@ class _Branch:
         child: the turn.
         scope: ends the telling.
         done: set when all was told.
+        telling: whether an event of it waits for the reader.
+        told: how many were told.
         seen: where the reader is in it, and in what is below it.
     """
 
     child: ChildTurn
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     done: anyio.Event = field(default_factory=anyio.Event)
+    telling: bool = False
+    told: int = 0
     seen: dict[str, Position] = field(default_factory=dict)
 
 
@@ -196,7 +201,9 @@ class _Tree:
             )
             async with aclosing(events) as found:
                 async for event in found:
+                    branch.telling = True
                     await self._send.send(self._nested(branch, event))
+                    branch.telling, branch.told = False, branch.told + 1
         branch.done.set()
 
     def _nested(self, branch: _Branch, event: TurnEvent) -> TurnEvent:
@@ -225,9 +232,18 @@ class _Tree:
             with anyio.move_on_after(GRACE_SECONDS):
                 if await state_of(self._bus, self._claims, child.agent_uuid, child.turn_id) is None:
                     branch.scope.cancel()
-                await branch.done.wait()
+            await _wait_for(branch)
             branch.scope.cancel()
             del self._branches[name]
+
+
+async def _wait_for(branch: _Branch) -> None:
+    """Wait until all was told of a turn, however slow its reader is, or nothing came of it for too long."""
+    told = -1
+    while not branch.done.is_set() and (branch.telling or branch.told > told):
+        told = branch.told
+        with anyio.move_on_after(GRACE_SECONDS):
+            await branch.done.wait()
 
 
 def _unanswered(turn: TurnState) -> dict[str, ChildTurn]:

@@ -92,6 +92,11 @@ def agent_of(lane: str) -> str:
     return lane.partition(BESIDE)[0]
 
 
+def turn_of_lane(lane: str) -> str | None:
+    """Return the one turn that a lane is of; None where it is an agent's own."""
+    return lane.partition(BESIDE)[2] or None
+
+
 def command_subject(lane: str) -> str:
     """Return where it is told what to do in a lane."""
     return f"{ROOT}.agent.{encode_token(lane)}.command"

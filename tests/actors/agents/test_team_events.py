@@ -1,0 +1,77 @@
+"""Following a tree of turns: slow readers, many turns below, readers of the executor's own process."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from support.agents import running_agents
+from support.teams import asks, echoes, parts
+
+from ayllu.actors.agents import executor as executors
+from ayllu.actors.agents import nesting
+from ayllu.actors.agents.desk import LEASE_BUCKET
+from ayllu.actors.agents.nesting import MAX_SEEN, follow_tree, read_seen, write_seen
+from ayllu.actors.agents.records import lane_of
+from ayllu.actors.leases import Lease, lease_bucket, take_lease
+from ayllu.bus.bus import local_bus
+from ayllu.bus.durable import KeyValue
+from ayllu.schemas import AgenticSystemExecuteRequest, Message, Role, SubAgent
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.mark.requirement("team-events")
+async def test_a_slow_reader_loses_nothing_of_the_turns_below(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nesting, "GRACE_SECONDS", 0.02)
+    monkeypatch.setattr(nesting, "AHEAD", 1)
+    words = " ".join(str(number) for number in range(20))
+    script = parts({"boss": asks("ask"), "worker": echoes})
+    async with local_bus() as bus, running_agents(bus, script=script) as agents:
+        await agents.create("worker", instructions="worker")
+        await agents.create("boss", instructions="boss", sub_agents=[SubAgent("ask", ["worker"])])
+        with anyio.fail_after(20):
+            message = Message(role=Role.user, content=words)
+            await agents.system.execute(AgenticSystemExecuteRequest("boss", [message], turn_id="t"))
+            found = ""
+            async for event in follow_tree(bus, agents.register.claims, "boss", "t"):
+                chunk = event.child.event.event if event.child is not None else None
+                if chunk is not None and chunk.response_text_delta:
+                    await anyio.sleep(0.03)  # It is slower than the grace of those that tell it.
+                    found += chunk.response_text_delta
+        assert found == words
+
+
+@pytest.mark.requirement("team-events")
+async def test_what_was_seen_of_very_many_turns_can_be_read() -> None:
+    seen = {f"{number:032x}": (1, number) for number in range(1000)}
+    text = write_seen(seen)
+    assert MAX_SEEN - 50 < len(text) <= MAX_SEEN
+    known = read_seen(text)
+    assert known == dict(list(seen.items())[: len(known)])
+
+
+@pytest.mark.requirement("detached-turns")
+async def test_a_reader_does_not_wait_for_an_executor_that_does_not_get_the_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answered = anyio.Event(), anyio.Event()
+
+    async def slow(leases: KeyValue, name: str, owner: str) -> Lease | None:
+        asked.set()
+        await answered.wait()
+        return await take_lease(leases, name, owner)
+
+    monkeypatch.setattr(executors, "take_lease", slow)
+    async with local_bus() as bus, running_agents(bus, executors=0) as agents:
+        executor, _ = await agents.executor()
+        lane = lane_of("a", "t")
+        assert await take_lease(await lease_bucket(bus, LEASE_BUCKET), lane, "another") is not None
+        with anyio.fail_after(5), executor.hub.reading("a", "t") as told:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(executor.start, lane)
+                await asked.wait()
+                assert await executor.start(lane)  # It is about to begin, it seems.
+                answered.set()
+            assert [one async for one in told] == []
