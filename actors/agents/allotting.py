@@ -94,7 +94,7 @@ def _waits(child: Child) -> bool:
 def _begun(turn: Turn, calls: Calls, place: int, number: int, now: float) -> Delegating:
     opening = turn.opening
     child = calls.children[place][number]
-    refused = refusal_of(turn.lineage, child.task.agent, levels(opening.limits))
+    refused = refusal_of(turn.lineage, child.task.agent, child.turn, levels(opening.limits))
     if refused is not None:
         return RefuseTask(place, number, refused)
     pool = left(opening.limits, turn.spent, now - opening.at)

@@ -19,7 +19,7 @@ from ...schemas import (
     stricter,
 )
 from .budget import exceeded
-from .delegation import sub_agent
+from .delegation import hands_off, sub_agent
 from .desk import Desk
 from .entries import read_records, unpacked
 from .history import chosen_history, retrieves
@@ -66,7 +66,7 @@ async def beginning(
         use = chosen_history(agent, turns, command.messages)
     except ContextLengthExceeded as too_long:
         error = error or too_long
-    calls = [ToolCall(holder, {})] if sub_agent(agent.config, holder) is not None else []
+    calls = [ToolCall(holder, {})] if hands_off(sub_agent(agent.config, holder)) else []
     limits = stricter(agent.config.limits, command.limits)
     error = error or exceeded(limits, Spent()) or await _orphaned(desk, command)
     step = ExecutionStepType.model_inference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 import anyio
 
@@ -18,6 +19,7 @@ from ...schemas import (
     TurnStatus,
     decode,
 )
+from ..patience import persistently
 from ..tools.checking import problem_with
 from .allotting import BeginTask, Delegating, Gather, RefuseTask, SplitCall, next_delegation
 from .asking import ask
@@ -97,7 +99,7 @@ class Children:
 
         async def ask_for(place: int, number: int) -> None:
             try:
-                await self._ask(place, number)
+                await persistently(partial(self._ask, place, number))
             except NotFound as error:
                 refused.append(_failed(place, number, error))
 
@@ -193,7 +195,7 @@ class Children:
 
     async def _returned(self, place: int, number: int, child: Child) -> Returned | None:
         agent = child.task.agent
-        timeline = await state_of(self._bus, self._claims, agent, child.turn)
+        timeline = await persistently(partial(state_of, self._bus, self._claims, agent, child.turn))
         if timeline is None:
             # Perhaps whoever began it was lost before it had asked.
             refused = await self._ask_all([(place, number)])

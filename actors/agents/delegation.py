@@ -26,7 +26,7 @@ from ...schemas import (
     encode,
 )
 from ...schemas.delegation import MAX_CHILDREN
-from .records import BoundTool, Outcome, Returned, Task
+from .records import BoundTool, Outcome, Returned, Task, command_subject, lane_of
 
 HAND_BACK = "hand_back"
 """The tool by which an agent that was handed a conversation gives it back."""
@@ -167,12 +167,13 @@ def tasks_of(sub: SubAgent, arguments: Mapping[str, Any]) -> list[Task]:
     return [Task(sub.agents[0], arguments.get("message", ""))]
 
 
-def refusal_of(lineage: Sequence[TurnRef], agent: str, levels: int) -> AylluError | None:
+def refusal_of(lineage: Sequence[TurnRef], agent: str, turn: str, levels: int) -> AylluError | None:
     """Return why no turn of an agent may be started, if it may not.
 
     Args:
         lineage: the turns above it, with that which would start it.
         agent: the agent.
+        turn: the turn.
         levels: how many more there may be, one below the other.
     """
     above = [one.agent_uuid for one in lineage]
@@ -181,6 +182,15 @@ def refusal_of(lineage: Sequence[TurnRef], agent: str, levels: int) -> AylluErro
         return InvalidRequest(f"the agent {agent!r} waits for this turn itself: {chain}")
     if levels < 1:
         return InvalidRequest("no turns may be started here: they would stand too deep")
+    return lane_problem(agent, turn)
+
+
+def lane_problem(agent: str, turn: str) -> AylluError | None:
+    """Return why no turn of an agent can stand beside its others, if its name is too long for that."""
+    try:
+        command_subject(lane_of(agent, turn))
+    except InvalidRequest as error:
+        return error
     return None
 
 

@@ -317,10 +317,14 @@ class _Running:
         async with background_tasks() as tasks:
             tasks.start_soon(mind)
             await calling.run(action)
+            async with calling.writing:
+                tasks.cancel_scope.cancel()  # Not in the middle of what it writes.
 
     def _begin_step(self, action: BeginStep) -> None:
         turn, calls = self._journal.turn, list(action.calls)
-        approvals = needing_approval(turn, calls)
+        # That the conversation may be handed over was decided in the turn that did it.
+        decided = calls == turn.opening.calls and not turn.inferences
+        approvals = [] if decided else needing_approval(turn, calls)
         self._journal.note(
             StepBegan(at=time.time(), kind=action.kind, calls=calls, approvals=approvals)
         )
@@ -402,8 +406,7 @@ class _Running:
             payload = await unpacked(self._desk.office.claims, last.payload)
             if decode(payload, HistoryTurn).turn == name:
                 return  # Whoever was lost after the turn's end had come so far.
-        holder = turn.handed[0] if turn.handed is not None else ""
-        left = await packed(self._desk.office.claims, HistoryTurn(name, messages, holder))
+        left = await packed(self._desk.office.claims, HistoryTurn(name, messages, turn.holder))
         await streams.append(subject, left, msg_id=f"{subject}:{name}")
 
 

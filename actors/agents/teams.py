@@ -15,10 +15,13 @@ from ...schemas import (
     Unsupported,
     decode,
 )
-from .delegation import HAND_BACK, hands_off
+from .delegation import HAND_BACK, child_id, hands_off, lane_problem
 from .desk import AGENT_BUCKET
 from .entries import durable_claims, unpacked
 from .records import AgentRecord
+
+ANY = child_id("", 0, 0)
+"""As long as all ids of turns below."""
 
 Team = Mapping[str, list[str]]
 """Whom each agent may ask, as far as they can be reached from one."""
@@ -73,6 +76,10 @@ def _wrong_kind(sub: SubAgent) -> list[AylluError]:
         )
     if len(set(sub.agents)) < len(sub.agents):
         problems.append(InvalidRequest(f"sub_agents: {sub.tool_name!r}: an agent is named twice"))
+    for agent in sub.agents:
+        problem = lane_problem(agent, ANY)
+        if problem is not None:
+            problems.append(InvalidRequest(f"sub_agents: {problem.message}"))
     return problems
 
 

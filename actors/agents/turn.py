@@ -185,6 +185,15 @@ class Turn(Steps):
             history=self.told_use,
         )
 
+    @property
+    def holder(self) -> str:
+        """The tool by which the conversation is handed over when this turn has ended; empty where this agent has it."""
+        if self.handed is not None:
+            return self.handed[0]
+        # Where the other agent had no say, since a shield or a cancel came first, it keeps the conversation.
+        calls = [] if self.inferences else self.opening.calls
+        return calls[0].tool_name if calls else ""
+
     def left_behind(self) -> list[Message]:
         """Return what later turns see of this one: nothing if it failed before the model said anything."""
         if self.ended is None or self.ended.status is TurnStatus.failed:

@@ -271,6 +271,7 @@ async def test_at_every_write_of_a_tree(kind: Delegation, stored: bool) -> None:
     said = encode(answers).decode()
     played: dict[str, Part] = {"boss": asks("ask"), "lead": lead, "worker": echoes}
     at, died = 0, True
+    scope = anyio.CancelScope()
     async with (
         local_bus() as bus,
         running_agents(bus, script=parts(played), executors=0) as agents,

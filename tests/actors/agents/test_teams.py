@@ -11,17 +11,25 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from support.agents import Agents, asked, running_agents
 from support.buses import buses
 from support.teams import Part, asks, call, calls, echoes, parts
+from support.weather import NOW, TOOLS, WeatherActor
+from support.word_shield import WordShield, shield
 
+from ayllu.actors.agents.records import command_subject, journal_subject
 from ayllu.actors.engines.scripted import Step
+from ayllu.actors.shields.actor import ShieldsActor
+from ayllu.bus.durable import Appended
+from ayllu.bus.memory_streams import MemoryStreams
 from ayllu.schemas import (
     AgenticSystemCreateRequest,
     ApprovalDecision,
     ApproveRequest,
     AylluError,
     BudgetExceeded,
+    BusError,
     Cancelled,
     ChildTurn,
     DeadlineExceeded,
@@ -221,6 +229,59 @@ async def test_a_hand_off_moves_the_conversation_until_it_is_handed_back(
         assert await answer(agents, "front", "thanks") == "front: thanks"
 
 
+@pytest.mark.requirement("team-hand-off")
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_a_conversation_stays_where_it_was_handed_when_a_turn_is_cut_short(
+    shielded: bool, tmp_path: Path
+) -> None:
+    never = anyio.Event()
+
+    def front(asked: str, _: Sequence[str]) -> Sequence[Step] | str:
+        return calls(call("transfer")) if "bill" in asked else f"front: {asked}"
+
+    def billing(asked: str, _: Sequence[str]) -> Sequence[Step] | str:
+        return ["begun", never] if "wait" in asked else f"billing: {asked}"
+
+    script = parts({"front": front, "billing": billing})
+    async with (
+        buses("local", tmp_path) as bus,
+        running_agents(bus, ShieldsActor([WordShield()]), script=script) as agents,
+    ):
+        await member(agents, "billing")
+        await member(
+            agents,
+            "front",
+            hand("billing", name="transfer"),
+            require_approval={"transfer"},
+            input_shields=[shield("forbidden")] if shielded else [],
+        )
+
+        async def follow(text: str, turn: str, says: str | None) -> None:
+            if says is None:
+                with pytest.raises(Cancelled):
+                    await answer(agents, "front", text, turn_id=turn)
+            else:
+                assert await answer(agents, "front", text, turn_id=turn) == says
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow, "my bill", "1", "billing: my bill")
+            waiting = await asked_for(agents, "front")
+            await agents.turns.approve(
+                ApproveRequest("front", "1", waiting, ApprovalDecision.approve)
+            )
+        # It is handed over, and nobody is asked again.
+        assert await answer(agents, "front", "more") == "billing: more"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow, "wait", "2", None)
+            with anyio.fail_after(10):
+                await agents.engine.wait_for(lambda engine: engine.running == 1)
+            await agents.turns.cancel("front", "2")
+        assert await answer(agents, "front", "then") == "billing: then"
+        if shielded:
+            assert "billing" not in await answer(agents, "front", "forbidden")
+        assert await answer(agents, "front", "last") == "billing: last"
+
+
 @pytest.mark.requirement("team-limits")
 async def test_depth_and_budget_reach_every_descendant(kind: str, tmp_path: Path) -> None:
     played = {"boss": asks("ask"), "lead": asks("ask", "then {}"), "worker": echoes}
@@ -378,6 +439,9 @@ async def test_what_is_wrong_with_sub_agents_is_said_at_once(tmp_path: Path) -> 
             await member(agents, "y", fan("x", "x"))
         with pytest.raises(InvalidRequest, match="stands for something else"):
             await member(agents, "y", sub("x", name="hand_back"))
+        with pytest.raises(InvalidRequest, match="is too long"):
+            await member(agents, "_" * 160)
+            await member(agents, "y", sub("_" * 160))
         with pytest.raises(AylluError) as refused:
             await member(agents, "y", hand("x"), output_shields=[ShieldConfig("llama_guard")])
         assert any("output_shields" in one for one in refused.value.details["problems"])
@@ -439,6 +503,73 @@ async def test_a_call_that_people_deny_lets_nobody_take_a_turn(
             )
         assert (await agents.turns.get("boss", "t")).children == []
         assert [turn async for turn in agents.turns.list("worker")] == []
+
+
+@pytest.mark.requirement("team-failures")
+async def test_a_bus_that_is_away_for_a_moment_fails_no_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[str] = []
+    append = MemoryStreams.append
+
+    async def flaky(self: MemoryStreams, subject: str, payload: bytes, **options: Any) -> Appended:
+        if subject.startswith("ayllu.v1.agent.worker=1F") and not failed:
+            failed.append(subject)
+            raise BusError("the bus is gone")
+        return await append(self, subject, payload, **options)
+
+    monkeypatch.setattr(MemoryStreams, "append", flaky)
+    async with team("local", tmp_path, {"boss": asks("ask"), "worker": echoes}) as agents:
+        await member(agents, "worker")
+        await member(agents, "boss", sub("worker"))
+        assert await answer(agents, "boss", "x") == "so x"
+    assert failed
+
+
+@pytest.mark.requirement("team-call")
+async def test_the_end_of_a_turn_below_is_not_lost_while_tools_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, finished = anyio.Event(), anyio.Event()
+    append, first = MemoryStreams.append, MemoryStreams.first
+
+    async def appended(self: MemoryStreams, subject: str, payload: bytes, **options: Any) -> Any:
+        if subject == command_subject("boss") and b'"finished"' in payload:
+            finished.set()
+        if subject == journal_subject("boss", "t") and b'"answered"' in payload:
+            # While the tool's answer is written, the turn below ends; its end is taken behind that.
+            gate.set()
+            await finished.wait()
+            for _ in range(1000):
+                await checkpoint()
+        return await append(self, subject, payload, **options)
+
+    async def slowly(self: MemoryStreams, *names: Any, **options: Any) -> Any:
+        for _ in range(50):
+            await checkpoint()
+        return await first(self, *names, **options)
+
+    monkeypatch.setattr(MemoryStreams, "append", appended)
+    monkeypatch.setattr(MemoryStreams, "first", slowly)
+
+    def boss(_: str, answers: Sequence[str]) -> Sequence[Step] | str:
+        return "both" if answers else calls(call("ask", message="x"), NOW)
+
+    def worker(_: str, __: Sequence[str]) -> Sequence[Step]:
+        return [gate, "done"]
+
+    script = parts({"boss": boss, "worker": worker})
+    async with (
+        buses("local", tmp_path) as bus,
+        running_agents(bus, WeatherActor(), script=script) as agents,
+    ):
+        await member(agents, "worker")
+        tools: dict[str, Any] = {
+            "available_tools": TOOLS[:1],
+            "executable_tools": {"weather.now"},
+        }
+        await member(agents, "boss", sub("worker"), **tools)
+        assert await answer(agents, "boss", "go", turn_id="t") == "both"
 
 
 def nested(events: Sequence[TurnEvent]) -> list[str]:
