@@ -47,7 +47,7 @@ class Event:
         """What tells it from others: an end that is told a second time is the same event."""
         match self.known:
             case TurnEnded(agent_uuid=agent, turn_id=turn):
-                return f"turn {agent}/{turn}"
+                return f"turn {agent!r} {turn!r}"  # Both may be any text.
             case JobEnded(job=job):
                 return f"job {job}"
             case ScheduleDue(at=at):

@@ -119,10 +119,10 @@ class TriggerWorker:
             return
         known = self._running.get(name)
         if known is not None and (record is None or record.id != known[0].id):
-            del self._running[name]
             known[1].cancel()
             self._counts.drop(known[0])
-            await self._shelf.clear(known[0])
+            await self._shelf.clear(known[0])  # It is known until that has been done.
+            del self._running[name]
             known = None
         if record is not None and known is None:
             scope = anyio.CancelScope()

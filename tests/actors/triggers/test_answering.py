@@ -278,6 +278,8 @@ def test_an_event_is_the_same_turn_each_time_and_no_other_ones() -> None:
     assert turn_id(record, 7, turn()) == turn_id(record, 8, turn(text="more"))
     other = TurnEnded("writer", "turn-2", TurnStatus.completed, NOW)
     assert turn_id(record, 7, turn()) != turn_id(record, 7, other)
+    ended = [TurnEnded(*one, TurnStatus.completed, NOW) for one in (("a/b", "c"), ("a", "b/c"))]
+    assert len({turn_id(record, 7, one) for one in ended}) == 2
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))

@@ -24,7 +24,7 @@ from ayllu.actors.events import EVENTS, event_subject, publish_event
 from ayllu.actors.patience import persistently
 from ayllu.actors.triggers import worker as worker_module
 from ayllu.actors.triggers.actor import TriggersActor
-from ayllu.actors.triggers.records import SIGNAL
+from ayllu.actors.triggers.records import SIGNAL, Counted, TriggerRecord
 from ayllu.actors.triggers.shelf import Shelf, open_shelf
 from ayllu.actors.triggers.worker import TriggerWorker
 from ayllu.bus.bus import Bus, connect
@@ -92,7 +92,7 @@ class Running:
         """Return what an agent is told, when so many messages are there."""
         found: list[AgenticSystemExecuteRequest] = []
         streams = self.bus.storage.streams
-        with anyio.fail_after(15):
+        with anyio.fail_after(30):
             async with streams.read(AGENTS.name, inbox_subject(agent)) as entries:
                 while len(found) < count:
                     entry = await anext(entries)
@@ -101,7 +101,7 @@ class Running:
 
     async def counted(self, name: str, **wanted: int) -> None:
         """Wait until a trigger has counted so much; counting is late by design."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while True:
                 now = await self.api.get(name)
                 if {key: getattr(now, key) for key in wanted} == wanted:
@@ -221,6 +221,33 @@ async def test_a_trigger_that_is_removed_answers_no_more(kind: str, tmp_path: Pa
         with pytest.raises(NotFound):
             await running.api.delete("orders")
         assert [one.name async for one in running.api.list()] == ["others"]
+
+
+@pytest.mark.requirement("trigger-deleted")
+async def test_what_is_left_of_a_removed_trigger_is_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "RETRY_SECONDS", 0.05)
+    async with triggers("local", tmp_path) as running:
+        await running.create("orders")
+        await running.publish(ORDERS, b"{}")
+        await running.counted("orders", fired=1)
+        record = await running.shelf.record("orders")
+        clear, left, cleared = Shelf.clear, [3], anyio.Event()
+
+        async def failing(shelf: Shelf, gone: TriggerRecord) -> None:
+            left[0] -= 1
+            if left[0]:
+                raise BusError("away")
+            await clear(shelf, gone)
+            cleared.set()
+
+        monkeypatch.setattr(Shelf, "clear", failing)
+        with pytest.raises(BusError):
+            await running.api.delete("orders")
+        with anyio.fail_after(10):
+            await cleared.wait()
+        assert await running.shelf.counted(record) == Counted()
 
 
 @both
@@ -429,10 +456,13 @@ async def test_a_schedule_is_due_once_for_all_workers(kind: str, tmp_path: Path)
         await running.create("tick", subject=None, schedule=Schedule(every=1), template="$at")
         created = await running.api.get("tick")
         assert created.next_at is not None
-        assert 0 < (created.next_at - created.created_at).total_seconds() <= 1
         told = await running.inbox("clerk", 2)
         times = [datetime.fromisoformat(str(one.messages[0].content)) for one in told]
-        assert [(at - created.created_at).total_seconds() for at in times] == [1, 2]
+        first, second = ((at - created.created_at).total_seconds() for at in times)
+        # A machine that is busy may miss one, and none is told twice.
+        assert (created.next_at - created.created_at).total_seconds() % 1 == 0
+        assert (first % 1, second % 1) == (0, 0)
+        assert 1 <= first < second
         assert told[0].cause is not None
         assert told[0].cause.subject == f"{ROOT}.schedule.tick.due"
 
@@ -528,7 +558,7 @@ async def test_a_bus_that_is_killed_costs_no_event_and_doubles_none(tmp_path: Pa
                     again = partial(running.publish, ORDERS, b'{"n": %d}' % number, f"{number}")
                     await persistently(again)
                 told = await running.inbox("clerk", 60)
-                with anyio.fail_after(15):
+                with anyio.fail_after(30):
                     await answered(bus, (await shelf.record("orders")).consumer)
                 assert {str(one.messages[0].content) for one in told} == {*map(str, range(60))}
                 assert (await streams.state(AGENTS.name)).last == 60
