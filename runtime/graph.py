@@ -39,7 +39,7 @@ class _Flow:
 
     numbers: dict[tuple[str, str], str] = field(default_factory=dict)
     nodes: list[str] = field(default_factory=list)
-    edges: list[str] = field(default_factory=list)
+    edges: dict[str, None] = field(default_factory=dict)
 
     def node(self, kind: str, name: str, shape: str) -> str:
         """Return the number of a node, which is drawn once; ``shape`` stands around its ``%s``."""
@@ -53,9 +53,7 @@ class _Flow:
     def edge(self, from_: str, arrow: str, to: str, text: str = "") -> None:
         """Draw an arrow, once."""
         said = f'|"{text}"|' if text else ""
-        line = f"  {from_} {arrow}{said} {to}"
-        if line not in self.edges:
-            self.edges.append(line)
+        self.edges[f"  {from_} {arrow}{said} {to}"] = None
 
 
 def mermaid(

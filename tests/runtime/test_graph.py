@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -145,3 +146,14 @@ def test_labels_are_readable() -> None:
     assert label("1. _x_ - y.") == "1#46; #95;x#95; #45; y#46;"
     assert label('"]; click a "x" <b>') == "#34;#93;#59; click a #34;x#34; #60;b#62;"
     assert label("x" * 100) == "x" * 60 + "#8230;"
+
+
+def test_many_arrows_are_drawn_soon() -> None:
+    names = [f"a{number}" for number in range(300)]
+    agents = [
+        agent(name, SubAgent("ask", names[:60]), SubAgent("ask", names[:60])) for name in names
+    ]
+    began = time.process_time()
+    drawn = body(mermaid(agents))
+    assert time.process_time() - began < 2
+    assert sum("-->" in line for line in drawn) == 300 * 60
