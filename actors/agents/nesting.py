@@ -155,6 +155,8 @@ class _Tree:
         self._position = position
         self._seen = seen
         self._branches: dict[str, _Branch] = {}
+        # Each event says where the reader is in all turns: so they are told in the order in which that was noted.
+        self._sending = anyio.Lock()
 
     async def read(
         self, events: AsyncGenerator[TurnEvent, None], running: Mapping[str, ChildTurn]
@@ -169,8 +171,9 @@ class _Tree:
                     await self._close(chunk.step_uuid, chunk.call)
                 elif event.turn is not None and event.turn.status in FINAL:
                     await self._close()
-                await self._send.send(event)
-                self._position = (event.epoch, event.index + (chunk is not None))
+                async with self._sending:
+                    await self._send.send(event)
+                    self._position = (event.epoch, event.index + (chunk is not None))
                 if chunk is not None and chunk.child_turn is not None:
                     self._branch_off(chunk.child_turn)
                 elif event.turn is not None and not event.recovered:
@@ -202,7 +205,8 @@ class _Tree:
             async with aclosing(events) as found:
                 async for event in found:
                     branch.telling = True
-                    await self._send.send(self._nested(branch, event))
+                    async with self._sending:
+                        await self._send.send(self._nested(branch, event))
                     branch.telling, branch.told = False, branch.told + 1
         branch.done.set()
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import aclosing
+
 import anyio
+import anyio.lowlevel
 import pytest
-from support.agents import running_agents
-from support.teams import asks, echoes, parts
+from support.agents import asked, running_agents
+from support.teams import asks, call, calls, echoes, parts
+from support.weather import CONFIG, FORECAST, NOW, WeatherActor
 
 from ayllu.actors.agents import executor as executors
 from ayllu.actors.agents import nesting
 from ayllu.actors.agents.desk import LEASE_BUCKET
 from ayllu.actors.agents.nesting import MAX_SEEN, follow_tree, read_seen, write_seen
 from ayllu.actors.agents.records import lane_of
+from ayllu.actors.engines.scripted import Step
 from ayllu.actors.leases import Lease, lease_bucket, take_lease
 from ayllu.bus.bus import local_bus
 from ayllu.bus.durable import KeyValue
-from ayllu.schemas import AgenticSystemExecuteRequest, Message, Role, SubAgent
+from ayllu.schemas import SubAgent
 
 pytestmark = pytest.mark.asyncio
 
@@ -32,8 +38,7 @@ async def test_a_slow_reader_loses_nothing_of_the_turns_below(
         await agents.create("worker", instructions="worker")
         await agents.create("boss", instructions="boss", sub_agents=[SubAgent("ask", ["worker"])])
         with anyio.fail_after(20):
-            message = Message(role=Role.user, content=words)
-            await agents.system.execute(AgenticSystemExecuteRequest("boss", [message], turn_id="t"))
+            await agents.system.execute(asked("boss", words, turn_id="t"))
             found = ""
             async for event in follow_tree(bus, agents.register.claims, "boss", "t"):
                 chunk = event.child.event.event if event.child is not None else None
@@ -41,6 +46,34 @@ async def test_a_slow_reader_loses_nothing_of_the_turns_below(
                     await anyio.sleep(0.03)  # It is slower than the grace of those that tell it.
                     found += chunk.response_text_delta
         assert found == words
+
+
+@pytest.mark.requirement("team-events")
+async def test_no_event_says_that_its_reader_is_where_it_was_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nesting, "AHEAD", 1)
+
+    def boss(_: str, answers: Sequence[str]) -> Sequence[Step] | str:
+        asking = [call(tool, message="a b c d e f g h") for tool in ("ask", "too") * 3]
+        return "end" if answers else calls(*asking, NOW, FORECAST)
+
+    script = parts({"boss": boss, "worker": echoes})
+    async with local_bus() as bus, running_agents(bus, WeatherActor(), script=script) as agents:
+        await agents.create("worker", instructions="worker")
+        subs = [SubAgent(name, ["worker"]) for name in ("ask", "too")]
+        await agents.create("boss", instructions="boss", sub_agents=subs, **CONFIG)
+        index, ended = 0, False
+        with anyio.fail_after(20):
+            await agents.system.execute(asked("boss", "x", turn_id="t"))
+            events = follow_tree(bus, agents.register.claims, "boss", "t")
+            async with aclosing(events):
+                async for event in events:
+                    await anyio.lowlevel.checkpoint()  # The others are a little faster.
+                    assert event.index == index
+                    index = event.index + (event.event is not None)
+                    ended = event.turn is not None
+        assert ended
 
 
 @pytest.mark.requirement("team-events")
@@ -56,10 +89,10 @@ async def test_what_was_seen_of_very_many_turns_can_be_read() -> None:
 async def test_a_reader_does_not_wait_for_an_executor_that_does_not_get_the_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked, answered = anyio.Event(), anyio.Event()
+    waited, answered = anyio.Event(), anyio.Event()
 
     async def slow(leases: KeyValue, name: str, owner: str) -> Lease | None:
-        asked.set()
+        waited.set()
         await answered.wait()
         return await take_lease(leases, name, owner)
 
@@ -71,7 +104,7 @@ async def test_a_reader_does_not_wait_for_an_executor_that_does_not_get_the_turn
         with anyio.fail_after(5), executor.hub.reading("a", "t") as told:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(executor.start, lane)
-                await asked.wait()
+                await waited.wait()
                 assert await executor.start(lane)  # It is about to begin, it seems.
                 answered.set()
             assert [one async for one in told] == []
