@@ -41,11 +41,13 @@ from .executor import Executor
 from .nesting import follow_tree, read_seen
 from .reader import FINAL, described, follow
 from .records import (
+    AGENTS,
     BESIDE,
     JOURNAL,
     AgentRecord,
     Cancel,
     Delete,
+    inbox_subject,
     journal_subject,
     lane_of,
     turn_of_journal,
@@ -184,6 +186,10 @@ class AgenticSystemActor(AgenticSystem):
             await streams.first(JOURNAL.name, journal_subject(agent, turn)) is not None
         ):
             return False  # It was accepted before, and is followed again.
+        idle = request.when_busy is WhenBusy.reject
+        told = inbox_subject(agent)
+        if idle and not request.detached and await streams.first(AGENTS.name, told) is not None:
+            raise Conflict(f"the agent {agent!r} is busy with what came into its inbox")
         context = current_call.get()
         trace = context.traceparent if context else ""
         command = execute_of(request, turn, created=record.created, traceparent=trace)
@@ -193,7 +199,7 @@ class AgenticSystemActor(AgenticSystem):
                 command,
                 f"{agent}/{turn}",
                 expires=request.expires_in,
-                idle=request.when_busy is WhenBusy.reject,
+                idle=idle,
                 executor=self._executor,
             )
         except Conflict as error:
@@ -202,8 +208,15 @@ class AgenticSystemActor(AgenticSystem):
     async def delete(self, agent_id: str) -> None:
         """Remove an agent; see `AgenticSystem.delete`."""
         record = await self._register.record(agent_id)
-        await self._register.ask(agent_id, Delete(record), f"delete {agent_id} {record.created}")
+        await self._end(agent_id, record)
         await self._register.agents.delete(agent_id)
+        # What was asked for meanwhile; nothing begins any more.
+        await self._end(agent_id, record)
+
+    async def _end(self, agent: str, record: AgentRecord) -> None:
+        """Ask all turns of an agent to end."""
+        for lane in [agent, *await self._register.lanes_beside(agent)]:
+            await self._register.ask(lane, Delete(record), f"delete {lane} {record.created}")
 
     async def get(self, agent_id: str) -> Agent:
         """Return an agent; see `AgenticSystem.get`."""

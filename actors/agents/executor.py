@@ -266,7 +266,7 @@ class Executor:
                             desk.look = anyio.Event()
                             continue
                         return came
-                elif isinstance(command, Delete):
+                elif isinstance(command, Delete) and desk.lane == desk.agent:
                     # All of it is of turns that were asked for before: they are taken in order.
                     await self._purge(history_subject(desk.agent))
                     desk.record = None

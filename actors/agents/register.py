@@ -22,9 +22,11 @@ from .records import (
     AgentRecord,
     Command,
     Execute,
+    agent_of,
     command_subject,
     inbox_subject,
     lane_of,
+    lane_of_command,
 )
 
 
@@ -68,6 +70,17 @@ class Register:
             idle=idle,
             start=executor.start if executor is not None else None,
         )
+
+    async def lanes_beside(self, agent: str) -> list[str]:
+        """Return the lanes of an agent's detached turns that have not ended."""
+        subject = command_subject("x").replace(".x.", ".*.")
+        found: set[str] = set()
+        async with self.bus.storage.streams.replay(AGENTS.name, subject) as entries:
+            async for entry in entries:
+                lane = lane_of_command(entry.subject)
+                if lane != agent and agent_of(lane) == agent:
+                    found.add(lane)
+        return sorted(found)
 
     async def queued(self, agent: str, turn: str) -> tuple[Execute, str] | None:
         """Return the command of a turn that has not begun, and the lane that it waits in."""

@@ -22,10 +22,12 @@ from ayllu.bus.deadletters import letters, replay
 from ayllu.bus.server import embedded_server
 from ayllu.schemas import (
     AgenticSystemExecuteRequest,
+    Conflict,
     Message,
     Role,
     SubAgent,
     TurnStatus,
+    WhenBusy,
     encode,
 )
 
@@ -361,6 +363,15 @@ async def test_a_request_in_an_inbox_expires() -> None:
         assert soon.error is not None
         assert soon.error.code == "deadline_exceeded"
         assert later.status is TurnStatus.completed
+
+
+@pytest.mark.requirement("inbox-order")
+async def test_an_agent_is_busy_with_what_came_into_its_inbox() -> None:
+    async with local_bus() as bus, running_agents(bus, executors=0) as agents:
+        await agents.create("a")
+        await tell(bus, "a", said("first"), "first")
+        with pytest.raises(Conflict):
+            await agents.system.execute(asked("a", "second", when_busy=WhenBusy.reject))
 
 
 @pytest.mark.requirement("inbox-refused", "detached-turns")

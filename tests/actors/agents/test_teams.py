@@ -391,6 +391,35 @@ async def test_a_cancel_of_the_root_ends_the_tree_within_a_second(
         assert agents.engine.running == 0
 
 
+@pytest.mark.requirement("team-cancel", "detached-turns")
+async def test_the_turns_of_an_agent_that_is_deleted_end_wherever_they_stand(
+    kind: str, tmp_path: Path
+) -> None:
+    never = anyio.Event()
+
+    def worker(_: str, __: Sequence[str]) -> Sequence[Step]:
+        return ["begun", never]
+
+    async with team(kind, tmp_path, {"boss": asks("ask"), "worker": worker}) as agents:
+        await member(agents, "worker")
+        await member(agents, "boss", sub("worker"))
+
+        async def beside() -> None:
+            with pytest.raises(Cancelled, match="the agent was deleted"):
+                await answer(agents, "worker", "x", turn_id="beside", detached=True)
+
+        async def above() -> None:
+            said = await answer(agents, "boss", "x")
+            assert said == "so The agent worker gave no answer: the agent was deleted"
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(beside)
+            tasks.start_soon(above)
+            with anyio.fail_after(10):
+                await agents.engine.wait_for(lambda engine: engine.running == 2)
+            await agents.system.delete("worker")
+
+
 @pytest.mark.requirement("team-cycles")
 async def test_agents_that_would_wait_for_each_other_are_refused(tmp_path: Path) -> None:
     played: dict[str, Part] = {"a": asks("ask"), "b": asks("ask"), "c": asks("ask")}
