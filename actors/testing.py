@@ -95,12 +95,16 @@ async def _serve(tasks: TaskGroup, bus: Bus, actors: Sequence[object]) -> None:
 @asynccontextmanager
 async def _beside(begin: Callable[[TaskGroup], Awaitable[None]]) -> AsyncIterator[None]:
     """Run tasks beside a block. Of what it raises no group is made, as that of a task group would be."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         try:
             await begin(tasks)
             yield
-        except Exception as error:
+        except (anyio.get_cancelled_exc_class(), GeneratorExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # pytest's own, such as that of `pytest.skip`, are no `Exception`s.
             failure = error
         tasks.cancel_scope.cancel()
     if failure is not None:

@@ -127,7 +127,9 @@ class Service:
             if self._sharer is not None:
                 await stack.enter_async_context(self._sharer.listening())
             owner = await stack.enter_async_context(anyio.create_task_group())
-            await owner.start(self._host)
+            # What outlives the cancellation of `run` must have begun to be told to end; it begins at once.
+            with anyio.CancelScope(shield=True):
+                await owner.start(self._host)
             try:
                 await self._take_requests(task_status)
                 self.withdrawn.set()

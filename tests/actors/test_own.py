@@ -121,6 +121,29 @@ async def test_a_class_is_made_into_an_actor_with_the_bus() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.requirement("own-actor-testing")
+async def test_who_is_cancelled_while_an_actor_begins_does_not_wait_for_ever() -> None:
+    async def run(scope: anyio.CancelScope, begun: list[int]) -> None:
+        with scope:
+            async with running(CounterActor()):
+                begun.append(1)
+                await anyio.sleep_forever()
+
+    begun: list[int] = []
+    moments = 0
+    with anyio.fail_after(10):
+        while not begun:  # At each moment until it has begun.
+            moments += 1
+            async with anyio.create_task_group() as tasks:
+                scope = anyio.CancelScope()
+                tasks.start_soon(run, scope, begun)
+                for _ in range(moments):
+                    await anyio.lowlevel.checkpoint()
+                scope.cancel()
+    assert moments > 3
+
+
+@pytest.mark.asyncio
+@pytest.mark.requirement("own-actor-testing")
 async def test_what_the_block_raises_is_raised_as_it_is() -> None:
     with pytest.raises(KeyError):
         async with running(CounterActor()):
@@ -128,6 +151,10 @@ async def test_what_the_block_raises_is_raised_as_it_is() -> None:
     with pytest.raises(NotFound):
         async with running(CounterActor()) as bus, running_agents(bus):
             await client(Counter, bus).add(0)
+    for skipped in (pytest.skip, pytest.fail):  # These are no `Exception`s.
+        with pytest.raises(skipped.Exception):
+            async with running(CounterActor()) as bus, running_agents(bus):
+                skipped("not here")
     with pytest.raises(TypeError, match="inherits from no Protocol"):
         async with running(object()):
             pass
