@@ -103,8 +103,13 @@ class Runner:
             log.warning("work for the group %r is put off: %s", group[0], error)
             again = RETRY_SECONDS
             if not error.retryable:
-                await _bury(self._bus, delivery, error)
+                await _bury(self._bus, delivery, error.message)
                 again = None
+        except Exception as error:
+            # One group must not hold up the others.
+            log.exception("work for the group %r fails", group[0])
+            await _bury(self._bus, delivery, f"an error of ours: {error!r}")
+            again = None
         finally:
             self._free.release()
             late = self._here.pop(group)
@@ -173,8 +178,8 @@ async def _settle(delivery: Delivery, again: float | None) -> None:
         log.debug("a wake-up of a group was not settled, and comes again: %s", error)
 
 
-async def _bury(bus: Bus, delivery: Delivery, error: AylluError) -> None:
+async def _bury(bus: Bus, delivery: Delivery, reason: str) -> None:
     try:
-        await bury(bus.storage, delivery.entry, reason=error.message, attempts=delivery.attempt)
+        await bury(bus.storage, delivery.entry, reason=reason, attempts=delivery.attempt)
     except BusError as failed:
         log.warning("a wake-up of a group was not buried: %s", failed)

@@ -12,8 +12,9 @@ from support.groups import agent, group, human, running_groups
 from ayllu.actors.agents.actor import AgenticSystemActor
 from ayllu.actors.groups import journal as journals
 from ayllu.actors.groups import runner as runners
+from ayllu.actors.groups import work
 from ayllu.actors.groups.actor import GroupsActor
-from ayllu.actors.groups.conversation import Ask, moment
+from ayllu.actors.groups.conversation import Ask, Conversation, moment
 from ayllu.actors.groups.journal import Fenced, Journal
 from ayllu.actors.groups.records import (
     JOURNAL,
@@ -150,6 +151,29 @@ async def test_a_journal_that_nobody_can_read_holds_up_no_other_and_can_be_remov
             with pytest.raises(NotFound):
                 await talks.groups.get("odd")
             assert await streams.first(JOURNAL.name, journal.subject) is None
+
+
+async def test_a_group_that_we_fail_on_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = work.next_action
+
+    def failing(conversation: Conversation, at: float) -> Any:
+        if conversation.config is not None and conversation.group.uuid == "odd":
+            raise ZeroDivisionError
+        return decide(conversation, at)
+
+    monkeypatch.setattr(work, "next_action", failing)
+    async with local_bus() as bus, running_groups(bus) as talks:
+        with anyio.fail_after(10):
+            await talks.groups.create(group("odd", agent("Ann"), agent("Bob"), max_remarks=1))
+            while not (found := await letters(bus.storage)):
+                await anyio.sleep(0.01)
+            assert "ZeroDivisionError" in found[0].reason
+            await talks.groups.create(group("g", agent("Ann"), agent("Bob"), max_remarks=1))
+            assert (await talks.events("g"))[-1].kind is K.ended
+            # Who wakes it again finds it as it was.
+            monkeypatch.undo()
+            await talks.groups.close("odd")
+            assert (await talks.events("odd"))[-1].end is GroupEnd.closed
 
 
 async def test_a_bus_that_is_away_while_turns_are_heard_ends_no_runner(
