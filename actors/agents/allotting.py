@@ -64,8 +64,9 @@ def next_delegation(turn: Turn, now: float) -> Delegating | None:
             return Gather(place)
     for place in places:
         number = _next_task(turn, calls, place)
-        if number is not None:
-            return _begun(turn, calls, place, number, now)
+        todo = _begun(turn, calls, place, number, now) if number is not None else None
+        if todo is not None:
+            return todo
     return None
 
 
@@ -91,7 +92,8 @@ def _waits(child: Child) -> bool:
     return child.limits is None and child.returned is None
 
 
-def _begun(turn: Turn, calls: Calls, place: int, number: int, now: float) -> Delegating:
+def _begun(turn: Turn, calls: Calls, place: int, number: int, now: float) -> Delegating | None:
+    """Return what becomes of a task that may begin; None where all is allotted to turns that run: they may leave something."""
     opening = turn.opening
     child = calls.children[place][number]
     refused = refusal_of(turn.lineage, child.task.agent, child.turn, levels(opening.limits))
@@ -104,4 +106,6 @@ def _begun(turn: Turn, calls: Calls, place: int, number: int, now: float) -> Del
     sub = turn.sub_agent(calls.wanted[place].tool_name)
     limits = allotted(pool, sub.limits if sub is not None else Limits(), waiting)
     over = exceeded(limits, Spent())
-    return BeginTask(place, number, limits) if over is None else RefuseTask(place, number, over)
+    if over is None:
+        return BeginTask(place, number, limits)
+    return None if calls.running_children else RefuseTask(place, number, over)

@@ -125,6 +125,23 @@ def test_what_is_used_up_begins_nothing() -> None:
     assert "too deep" in todo.error.message
 
 
+@pytest.mark.requirement("team-limits")
+def test_what_others_leave_is_waited_for() -> None:
+    turn = asked(CALL, CALL, limits=Limits(steps=4))
+    turn.apply(Split(at=AT, call=0, tasks=[Task("bo", "x")]))
+    turn.apply(Delegated(at=AT, call=0, task=0, limits=Limits(steps=2)))
+    turn.apply(Split(at=AT, call=1, tasks=[Task("bo", "y")]))
+    # Of three steps that are left, two may be taken by the first one, and one is kept.
+    assert next_delegation(turn, AT) is None
+    assert next_action(turn) == Wait(turn.deadline)
+    turn.apply(returned(0, spent=Spent(1, 0, 0.0)))
+    assert next_delegation(turn, AT) == Gather(0)
+    turn.apply(Answered(at=AT, call=0, response=ToolResponse("ask", "one")))
+    todo = next_delegation(turn, AT)
+    assert isinstance(todo, BeginTask)
+    assert (todo.place, todo.limits.steps) == (1, 1)
+
+
 @pytest.mark.requirement("team-hand-off")
 def test_a_conversation_that_was_handed_over_goes_there_after_the_shields() -> None:
     first = opened(HAND, input_shields=[ShieldConfig("s")])
