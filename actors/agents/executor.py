@@ -163,7 +163,7 @@ class Executor:
         self._free.acquire_nowait()
         try:
             desk = await self._open(lane)
-        except BusError:
+        except AylluError:
             return False
         if desk is None:
             return False
@@ -189,7 +189,7 @@ class Executor:
                 desk = await self._open(lane)
                 if desk is None:
                     await _settle([delivery], False, BUSY_SECONDS)
-        except BusError as error:
+        except AylluError as error:
             # Not acknowledged: it comes again.
             log.warning("work for an agent is put off: %s", error)
         if desk is not None:

@@ -20,7 +20,7 @@ from ...bus.durable import Delivery, Entry, WorkQueue
 from ...bus.subjects import decode_token
 from ...schemas import (
     AgenticSystemExecuteRequest,
-    BusError,
+    AylluError,
     InvalidRequest,
     Message,
     WhenBusy,
@@ -127,7 +127,7 @@ class Postman:
         while True:
             try:
                 await self._round(queue)
-            except BusError as error:
+            except AylluError as error:
                 log.warning("inboxes cannot be read: %s", error)
                 await anyio.sleep(RETRY_SECONDS)
 
@@ -142,7 +142,14 @@ class Postman:
                 continue
             last.setdefault(agent, []).append(delivery)
         for agent, deliveries in last.items():
-            await wake(self._bus, agent, f"inbox {deliveries[-1].entry.sequence}", self._start)
+            msg_id = f"inbox {deliveries[-1].entry.sequence}"
+            try:
+                await wake(self._bus, agent, msg_id, self._start)
+            except AylluError as error:
+                log.warning("nobody could be woken for %r, which is tried again: %s", agent, error)
+                for delivery in deliveries:
+                    await delivery.nak(RETRY_SECONDS)
+                continue
             for delivery in deliveries:
                 await delivery.ack()
 

@@ -15,15 +15,20 @@ from anyio import to_thread
 from support.agents import asked, running_agents
 from support.teams import asks, parts
 
-from ayllu.actors.agents.records import AGENTS, history_subject, inbox_subject
+from ayllu.actors.agents import inbox
+from ayllu.actors.agents.executor import Executor
+from ayllu.actors.agents.records import AGENTS, history_subject, inbox_subject, wake_subject
 from ayllu.actors.engines.scripted import Step
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.deadletters import letters, replay
+from ayllu.bus.durable import Appended
+from ayllu.bus.memory_streams import MemoryStreams
 from ayllu.bus.server import embedded_server
 from ayllu.schemas import (
     AgenticSystemExecuteRequest,
     Conflict,
     Message,
+    Overloaded,
     Role,
     SubAgent,
     TurnStatus,
@@ -363,6 +368,34 @@ async def test_a_request_in_an_inbox_expires() -> None:
         assert soon.error is not None
         assert soon.error.code == "deadline_exceeded"
         assert later.status is TurnStatus.completed
+
+
+@pytest.mark.requirement("inbox-durable")
+async def test_what_nobody_could_be_woken_for_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    append = MemoryStreams.append
+    failed = 0
+
+    async def full(self: MemoryStreams, subject: str, payload: bytes, **options: Any) -> Appended:
+        nonlocal failed
+        if subject == wake_subject("a") and failed < 2:
+            failed += 1
+            raise Overloaded("the stream AGENT_WAKE is full")
+        return await append(self, subject, payload, **options)
+
+    async def not_here(self: Executor, lane: str) -> bool:
+        return False
+
+    monkeypatch.setattr(MemoryStreams, "append", full)
+    monkeypatch.setattr(Executor, "start", not_here)
+    monkeypatch.setattr(inbox, "RETRY_SECONDS", 0.05)
+    async with local_bus() as bus, running_agents(bus) as agents:
+        await agents.create("a")
+        await tell(bus, "a", said("hello"), "one")
+        await inbox_is_empty(bus, "a")
+        assert (await agents.turns.get("a", "one")).status is TurnStatus.completed
+    assert failed == 2
 
 
 @pytest.mark.requirement("inbox-order")
