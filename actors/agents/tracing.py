@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -97,7 +98,8 @@ class TurnTracesActor(TurnTraces):
         found: set[str] = set()
         async with self._register.bus.storage.streams.replay(JOURNAL.name, subject) as entries:
             async for entry in entries:
-                found.add(decode_token(entry.subject.split(".")[3]))
+                with suppress(ValueError):  # Nobody's: somebody else wrote it.
+                    found.add(decode_token(entry.subject.split(".")[3]))
         if not found:
             raise NotFound(
                 f"no turn {turn!r} has begun; one that waits is found where its agent is named"

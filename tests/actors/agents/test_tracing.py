@@ -167,6 +167,7 @@ async def test_what_is_gone_or_broken_is_left_out(tmp_path: Path) -> None:
 
 async def test_a_turn_that_has_not_ended(tmp_path: Path) -> None:
     async with opened("local", tmp_path) as (bus, _, traces):
+        await bus.storage.streams.append("ayllu.v1.turn.=zz.t.step", b"[]", msg_id="nobody's")
         payload = encode([began(), said("It is")])
         await bus.storage.streams.append(journal_subject("al", "t"), payload, msg_id="t")
         trace = await traces.trace("t")
