@@ -21,6 +21,7 @@ from .replica import Replica
 log = logging.getLogger(__name__)
 
 CLEAN_UP_SECONDS = 5.0
+TELL_SECONDS = 10.0
 
 Check = Callable[[], Awaitable[None]]
 """Raises where the state does not allow the change."""
@@ -75,9 +76,10 @@ class Writer:
     ) -> None:
         """Tell programs and triggers what a request has changed; at most once: the change itself stands."""
         event = DocumentsChanged(bank, change, list(documents))
-        await publish_event(
-            self._bus, event_subject("document", bank, change), event, f"documents {uuid4().hex}"
-        )
+        subject = event_subject("document", bank, change)
+        # Who hangs up meanwhile has changed them none the less.
+        with anyio.move_on_after(TELL_SECONDS, shield=True):
+            await publish_event(self._bus, subject, event, f"documents {uuid4().hex}")
 
     async def _remove(self, claimed: Sequence[str]) -> None:
         with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True), suppress(AylluError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import anyio
 import pytest
 from msgspec.structs import replace
 from support.buses import buses
@@ -15,6 +16,7 @@ from ayllu.actors.events import EVENTS
 from ayllu.actors.jobs import events as job_events
 from ayllu.actors.jobs.jobs import open_jobs
 from ayllu.actors.jobs.records import JOB_EVENTS
+from ayllu.actors.memory.writer import Writer
 from ayllu.bus import local_bus
 from ayllu.bus.bus import Bus
 from ayllu.schemas import (
@@ -106,6 +108,32 @@ async def test_changes_of_documents_are_events(kind: str, tmp_path: Path) -> Non
             ("document.empty=2F1.updated", DocumentsChanged("empty/1", "updated", ["b"])),
             ("document.empty=2F1.deleted", DocumentsChanged("empty/1", "deleted", ["a"])),
         ]
+
+
+@pytest.mark.requirement("event-documents")
+async def test_a_change_is_told_though_its_caller_hangs_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with local_bus() as bus, running_memory(bus, tmp_path) as memory:
+        await memory.banks.create("bank", "Bank", [])
+        tell, append = Writer.tell, bus.storage.streams.append
+        ended = anyio.Event()
+
+        async def tell_late(writer: Writer, *change: Any) -> None:
+            with anyio.CancelScope() as scope:
+                scope.cancel()  # As its caller does.
+                await tell(writer, *change)
+            ended.set()
+
+        async def append_late(*args: Any, **options: Any) -> Any:
+            await anyio.lowlevel.checkpoint()
+            return await append(*args, **options)
+
+        monkeypatch.setattr(Writer, "tell", tell_late)
+        monkeypatch.setattr(bus.storage.streams, "append", append_late)
+        await memory.documents.insert("bank", documents(["a"]))
+        await ended.wait()
+        assert [one.documents for _, one in await events(bus, DocumentsChanged)] == [["a"]]
 
 
 @pytest.mark.requirement("event-documents")
