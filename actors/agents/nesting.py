@@ -73,6 +73,7 @@ async def follow_tree(
     valid: bool = True,
     told: AsyncIterator[Told] | None = None,
     seen: Seen | None = None,
+    within: bool = False,
 ) -> AsyncGenerator[TurnEvent, None]:
     """Yield the events of a turn from a position, and those of all turns that it has started; see `follow`.
 
@@ -86,6 +87,7 @@ async def follow_tree(
         valid: see `follow`.
         told: see `follow`.
         seen: what was seen of the turns below.
+        within: whether it is one of these itself: then ``seen`` may be of others, too.
     """
     running = await _running_at(bus, claims, agent, turn, index) if index else {}
     if not running:
@@ -108,7 +110,9 @@ async def follow_tree(
     send, receive = anyio.create_memory_object_stream[TurnEvent](AHEAD)
     own = follow(bus, claims, agent, turn, epoch=epoch, index=index, valid=valid)
     async with background_tasks() as tasks, receive:
-        tree = _Tree(bus, claims, tasks, send, position=(epoch, index), seen=dict(seen or {}))
+        known = dict(seen or {})
+        position = (epoch, index)
+        tree = _Tree(bus, claims, tasks, send, position=position, seen=known, within=within)
         tasks.start_soon(tree.read, own, running)
         async for event in receive:
             yield event
@@ -124,15 +128,17 @@ class _Branch:
         done: set when all was told.
         telling: whether an event of it waits for the reader.
         told: how many were told.
-        seen: where the reader is in it, and in what is below it.
+        at: where the reader is in it.
+        below: and in what is below it.
     """
 
     child: ChildTurn
+    at: Position
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     done: anyio.Event = field(default_factory=anyio.Event)
     telling: bool = False
     told: int = 0
-    seen: dict[str, Position] = field(default_factory=dict)
+    below: Seen = field(default_factory=dict)
 
 
 class _Tree:
@@ -147,13 +153,16 @@ class _Tree:
         *,
         position: tuple[int, int],
         seen: dict[str, Position],
+        within: bool,
     ) -> None:
         self._bus = bus
         self._claims = claims
         self._tasks = tasks
         self._send = send
         self._position = position
+        # Of turns whose events are not told again yet.
         self._seen = seen
+        self._within = within
         self._branches: dict[str, _Branch] = {}
         # Each event says where the reader is in all turns: so they are told in the order in which that was noted.
         self._sending = anyio.Lock()
@@ -167,13 +176,18 @@ class _Tree:
         async with self._send, aclosing(events) as own:
             async for event in own:
                 chunk = event.event
+                closed: list[str] = []
                 if chunk is not None and chunk.call is not None:
-                    await self._close(chunk.step_uuid, chunk.call)
+                    closed = await self._close(chunk.step_uuid, chunk.call)
                 elif event.turn is not None and event.turn.status in FINAL:
-                    await self._close()
+                    closed = await self._close()
                 async with self._sending:
                     await self._send.send(event)
                     self._position = (event.epoch, event.index + (chunk is not None))
+                for name in closed:
+                    del self._branches[
+                        name
+                    ]  # Not before: who goes on from before the event must know of them.
                 if chunk is not None and chunk.child_turn is not None:
                     self._branch_off(chunk.child_turn)
                 elif event.turn is not None and not event.recovered:
@@ -183,12 +197,12 @@ class _Tree:
     def _branch_off(self, child: ChildTurn) -> None:
         if child.turn_id in self._branches:
             return
-        known = child.turn_id in self._seen
-        at = self._seen.pop(child.turn_id, None)
-        if known and at is None:
-            return  # Its end was seen.
-        branch = self._branches[child.turn_id] = _Branch(child)
-        self._tasks.start_soon(self._tell, branch, at or (0, 0))
+        at = self._seen.pop(child.turn_id, (0, 0))
+        branch = self._branches[child.turn_id] = _Branch(child, at)
+        if at is None:
+            branch.done.set()  # Its end was seen.
+        else:
+            self._tasks.start_soon(self._tell, branch, at)
 
     async def _tell(self, branch: _Branch, at: tuple[int, int]) -> None:
         child = branch.child
@@ -201,6 +215,7 @@ class _Tree:
                 epoch=at[0],
                 index=at[1],
                 seen=self._seen,
+                within=True,
             )
             async with aclosing(events) as found:
                 async for event in found:
@@ -213,22 +228,25 @@ class _Tree:
     def _nested(self, branch: _Branch, event: TurnEvent) -> TurnEvent:
         child, inner = branch.child, event.child
         if inner is not None:
-            below = dict(read_seen(inner.children))
+            branch.below = read_seen(inner.children)
+            for turn in branch.below:
+                self._seen.pop(turn, None)
             stripped = ChildEvent(inner.agent_uuid, inner.turn_id, inner.step_uuid, inner.event)
             event = TurnEvent(event.epoch, event.index, child=stripped)
-        else:
-            below = {}
-        ended = event.turn is not None and event.turn.status in FINAL
-        next_ = (event.epoch, event.index + (event.event is not None))
-        branch.seen = {child.turn_id: None if ended else next_, **below}
-        children = write_seen(
-            {turn: at for one in self._branches.values() for turn, at in one.seen.items()}
+        branch.at = (event.epoch, event.index + (event.event is not None))
+        if event.turn is not None and event.turn.status in FINAL:
+            branch.at, branch.below = None, {}
+        seen = {} if self._within else dict(self._seen)
+        for one in self._branches.values():
+            seen |= {one.child.turn_id: one.at, **one.below}
+        nested = ChildEvent(
+            child.agent_uuid, child.turn_id, child.step_uuid, event, write_seen(seen)
         )
-        nested = ChildEvent(child.agent_uuid, child.turn_id, child.step_uuid, event, children)
         return TurnEvent(*self._position, child=nested)
 
-    async def _close(self, step: str | None = None, call: int | None = None) -> None:
-        """Wait until all was told of the turns of a call, or of all; what is lost of one is not waited for."""
+    async def _close(self, step: str | None = None, call: int | None = None) -> list[str]:
+        """Wait until all was told of the turns of a call, or of all, and return them; what is lost is not waited for."""
+        closed = []
         for name, branch in list(self._branches.items()):
             child = branch.child
             if step is not None and (child.step_uuid, child.call) != (step, call):
@@ -238,7 +256,8 @@ class _Tree:
                     branch.scope.cancel()
             await _wait_for(branch)
             branch.scope.cancel()
-            del self._branches[name]
+            closed.append(name)
+        return closed
 
 
 async def _wait_for(branch: _Branch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -9,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from support.agents import asked, running_agents
-from support.teams import asks, call, calls, echoes, parts
+from support.teams import Part, asks, call, calls, echoes, parts
 from support.weather import CONFIG, FORECAST, NOW, WeatherActor
 
 from ayllu.actors.agents import executor as executors
@@ -21,7 +22,7 @@ from ayllu.actors.engines.scripted import Step
 from ayllu.actors.leases import Lease, lease_bucket, take_lease
 from ayllu.bus.bus import local_bus
 from ayllu.bus.durable import KeyValue
-from ayllu.schemas import SubAgent
+from ayllu.schemas import Delegation, SubAgent, TurnEvent
 
 pytestmark = pytest.mark.asyncio
 
@@ -74,6 +75,68 @@ async def test_no_event_says_that_its_reader_is_where_it_was_before(
                     index = event.index + (event.event is not None)
                     ended = event.turn is not None
         assert ended
+
+
+def fans(width: int) -> Part:
+    """Return a part: asks many at once."""
+
+    def part(asked: str, answers: Sequence[str]) -> Sequence[Step] | str:
+        tasks = [{"message": f"{asked} {number}"} for number in range(width)]
+        return answers[0] if answers else calls(call("ask", tasks=tasks))
+
+    return part
+
+
+def told_of_each(events: Sequence[TurnEvent]) -> dict[str, list[int]]:
+    """Return the indexes of the events of each turn of a tree, and of its end, as they were told."""
+    found: dict[str, list[int]] = {}
+    for event in events:
+        name, one = "root", event
+        while one.child is not None:
+            name, one = one.child.turn_id, one.child.event
+        found.setdefault(name, []).append(one.index)
+    return found
+
+
+@pytest.mark.requirement("team-events")
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_reader_that_breaks_off_again_and_again_is_told_all_once(seed: int) -> None:
+    chance = random.Random(seed)
+
+    def worker(_: str, __: Sequence[str]) -> Sequence[Step]:
+        return [step for word in ("a", " b", " c") for step in (0.001, word)]
+
+    script = parts({"boss": fans(4), "lead": fans(4), "worker": worker})
+    async with local_bus() as bus, running_agents(bus, script=script) as agents:
+        await agents.create("worker", instructions="worker")
+        for name, other in (("lead", "worker"), ("boss", "lead")):
+            asking = SubAgent("ask", [other], kind=Delegation.fan_out)
+            await agents.create(name, instructions=name, sub_agents=[asking])
+        found: list[TurnEvent] = []
+        epoch, index, seen = 0, 0, ""
+        with anyio.fail_after(20):
+            await agents.system.execute(asked("boss", "x", turn_id="t"))
+            while not found or found[-1].turn is None:
+                cut = len(found) + chance.randint(1, 40)
+                events = follow_tree(
+                    bus,
+                    agents.register.claims,
+                    "boss",
+                    "t",
+                    epoch=epoch,
+                    index=index,
+                    seen=read_seen(seen),
+                )
+                async with aclosing(events):
+                    async for event in events:
+                        found.append(event)
+                        epoch, index = event.epoch, event.index + (event.event is not None)
+                        seen = event.child.children if event.child is not None else seen
+                        if len(found) == cut:
+                            break
+            whole = await agents.events("boss", "t")
+        assert len(told_of_each(whole)) == 1 + 4 + 16
+        assert told_of_each(found) == told_of_each(whole)
 
 
 @pytest.mark.requirement("team-events")
