@@ -42,7 +42,7 @@ from .endpoints import (
     take_alive,
 )
 from .forwarding import ForwardedCall
-from .positions import frame, frame_with_id, has_positions, position_after
+from .positions import Framing, frame, has_positions, position_after
 from .session import select_form
 
 JSONL = b"application/jsonl"
@@ -116,7 +116,7 @@ class OperationEndpoint(Endpoint[Operation]):
         events = await call.take()
         if not opened.sse:
             return partial(_send_lines, call=call, events=events)
-        framed = frame_with_id if has_positions(opened) else frame
+        framed = Framing().frame if has_positions(opened) else frame
         return partial(_send_events, call=call, events=events, framed=framed)
 
 

@@ -23,10 +23,14 @@ class _Child(msgspec.Struct, frozen=True):
     children: str = ""
 
 
+class _Event(msgspec.Struct, frozen=True):
+    event_type: str = ""
+
+
 class _Position(msgspec.Struct, frozen=True):
     epoch: int
     index: int
-    event: msgspec.Raw = msgspec.Raw()
+    event: _Event | None = None
     child: _Child | None = None
 
 
@@ -62,20 +66,33 @@ def frame(event: bytes) -> bytes:
     return b"data: %b\n\n" % event
 
 
-def frame_with_id(event: bytes) -> bytes:
-    """Return an event as a server-sent one under its id.
+class Framing:
+    """Frames the events of one stream under their ids."""
 
-    What tells the state up to a position, and is no event by itself, has the id of the last event before it.
-    """
-    try:
-        position = decode(event, _Position)
-    except AylluError:  # Of an actor that is not ours: it is forwarded as it is.
-        return frame(event)
-    last = position.index if bytes(position.event) not in (b"", b"null") else position.index - 1
-    if last < 0:
-        return frame(event)
-    children = position.child.children.encode() if position.child is not None else b""
-    if children and _ID.fullmatch(f"0.0/{children.decode()}") is None:
-        return frame(event)
-    below = b"/" + children if children else b""
-    return b"id: %d.%d%b\n%b" % (position.epoch, last, below, frame(event))
+    def __init__(self) -> None:
+        self._children = b""
+
+    def frame(self, event: bytes) -> bytes:
+        """Return an event as a server-sent one under its id.
+
+        What tells the state up to a position, and is no event by itself, has the id of the last event before it. What is told
+        below a turn is part of the ids until the step that started it has ended.
+        """
+        try:
+            position = decode(event, _Position)
+        except AylluError:  # Of an actor that is not ours: it is forwarded as it is.
+            return frame(event)
+        last = position.index if position.event is not None else position.index - 1
+        if last < 0:
+            return frame(event)
+        if position.child is not None:
+            self._children = _below(position.child.children)
+        elif position.event is not None and position.event.event_type == "step_end":
+            self._children = b""
+        return b"id: %d.%d%b\n%b" % (position.epoch, last, self._children, frame(event))
+
+
+def _below(children: str) -> bytes:
+    """Return what an id says of the turns below; nothing where it could not be read again."""
+    text = f"/{children}"
+    return text.encode() if _ID.fullmatch(f"0.0{text}") else b""

@@ -18,7 +18,7 @@ from ayllu.actors.engines.scripted import Script, script_of
 from ayllu.bus.bus import local_bus
 from ayllu.runtime.config import GatewayConfig
 from ayllu.runtime.gateway import serve_gateway
-from ayllu.runtime.positions import frame_with_id, has_positions
+from ayllu.runtime.positions import Framing, has_positions
 from ayllu.runtime.supervisor import open_listener, url_of
 from ayllu.schemas import OPERATIONS
 
@@ -148,5 +148,24 @@ async def test_only_what_can_be_followed_from_a_position_has_ids() -> None:
 
 
 async def test_what_an_actor_of_another_kind_sends_goes_through() -> None:
-    assert frame_with_id(b'{"x":1}') == b'data: {"x":1}\n\n'
-    assert frame_with_id(b'{"epoch":1,"index":0}') == b'data: {"epoch":1,"index":0}\n\n'
+    assert Framing().frame(b'{"x":1}') == b'data: {"x":1}\n\n'
+    assert Framing().frame(b'{"epoch":1,"index":0}') == b'data: {"epoch":1,"index":0}\n\n'
+
+
+@pytest.mark.requirement("team-events")
+async def test_ids_say_what_was_told_of_turns_below_until_their_step_has_ended() -> None:
+    framing = Framing()
+    seen = f"{'a' * 32}:1.4,{'b' * 32}:-"
+
+    def id_of(**event: Any) -> bytes:
+        text = framing.frame(json.dumps({"epoch": 1, **event}).encode())
+        return text.partition(b"\n")[0].removeprefix(b"id: ")
+
+    progress, end = {"event_type": "step_progress"}, {"event_type": "step_end"}
+    assert id_of(index=3, event=progress) == b"1.3"
+    assert id_of(index=4, event=None, child={"children": seen}) == b"1.3/" + seen.encode()
+    assert id_of(index=4, event=progress) == b"1.4/" + seen.encode()
+    assert id_of(index=5, event=None, child={"children": "what is this"}) == b"1.4"
+    assert id_of(index=5, event=None, child={"children": seen}) == b"1.4/" + seen.encode()
+    assert id_of(index=5, event=end) == b"1.5"
+    assert id_of(index=6, event=progress) == b"1.6"
