@@ -236,9 +236,11 @@ class _Tree:
         branch.at = (event.epoch, event.index + (event.event is not None))
         if event.turn is not None and event.turn.status in FINAL:
             branch.at, branch.below = None, {}
-        seen = {} if self._within else dict(self._seen)
+        seen: dict[str, Position] = {}
         for one in self._branches.values():
             seen |= {one.child.turn_id: one.at, **one.below}
+        if not self._within:
+            seen |= self._seen
         nested = ChildEvent(
             child.agent_uuid, child.turn_id, child.step_uuid, event, write_seen(seen)
         )
