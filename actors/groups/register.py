@@ -26,13 +26,18 @@ from .journal import Journal
 from .records import (
     GROUP_BUCKET,
     JOURNAL,
+    WAKE,
     GroupRecord,
     ensure_streams,
+    events_of,
+    journal_subject,
     wake_subject,
 )
 
 MAX_TURNS = 10**6
 """More than a group can have."""
+RESTING = (GroupEventKind.waiting, GroupEventKind.ended)
+"""After these a group has nothing to do until somebody speaks, or a time that a wake-up tells is over."""
 
 
 class Register:
@@ -105,6 +110,19 @@ class Register:
         if entry is not None and decode(entry.value, GroupRecord).born == born:
             with suppress(Conflict):
                 await self._records.delete(group, revision=entry.revision)
+
+    async def wake_if_lost(self, group: str) -> None:
+        """Wake a group in whose journal something stands that no runner was told of: who wrote it was killed in between.
+
+        Raises:
+            AylluError: no answer; or there is no such group, or no journal of it.
+        """
+        streams, born = self.bus.storage.streams, (await self.record(group)).born
+        last = await streams.last(JOURNAL.name, journal_subject(group, born))
+        if last is None or events_of(last.payload)[-1].kind in RESTING:
+            return
+        if await streams.last(WAKE.name, wake_subject(group, born)) is None:
+            await self.wake(group, born)
 
     async def wake(self, group: str, born: str) -> None:
         """Tell runners that a group has something to do.

@@ -22,6 +22,7 @@ from ...schemas import AylluError, BusError
 from ..leases import Lease, lease_bucket, take_lease
 from .deciding import Done, Wait
 from .records import LEASE_BUCKET, WAKE, ensure_streams, group_of_wake
+from .register import open_register
 from .turns import GroupTurns
 from .work import Work
 
@@ -63,7 +64,22 @@ class Runner:
         queue = await self._bus.storage.streams.work(WAKE.name, CONSUMER, ack_wait=ACK_WAIT)
         async with anyio.create_task_group() as tasks:
             task_status.started()
+            tasks.start_soon(self._wake_lost)
             await self._fetch(queue, leases, tasks)
+
+    async def _wake_lost(self) -> None:
+        """Wake the groups that nobody was told of, once: a worker that starts again may be the one that was killed."""
+        try:
+            register = await open_register(self._bus)
+            for name in await register.names():
+                try:
+                    await register.wake_if_lost(name)
+                except AylluError as error:
+                    if error.retryable:
+                        raise
+                    log.info("the group %r is not woken: %s", name, error)
+        except AylluError as error:
+            log.warning("groups that nobody was told of are not looked for: %s", error)
 
     async def _fetch(self, queue: WorkQueue, leases: KeyValue, tasks: TaskGroup) -> None:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -16,6 +16,7 @@ from support.groups import Talks, agent, group, human, running_groups
 from ayllu.actors.engines.engine import Generation, Prompt
 from ayllu.actors.engines.scripted import Step
 from ayllu.actors.groups import deciding
+from ayllu.actors.groups.hearing import posted
 from ayllu.actors.groups.records import JOURNAL, WAKE, journal_subject
 from ayllu.bus.bus import Bus
 from ayllu.schemas import (
@@ -25,6 +26,7 @@ from ayllu.schemas import (
     GroupEventKind,
     GroupPass,
     GroupPolicy,
+    GroupPostRequest,
     GroupStatus,
     InvalidRequest,
     Limits,
@@ -34,7 +36,7 @@ from ayllu.schemas import (
 
 pytestmark = pytest.mark.asyncio
 K = GroupEventKind
-SECONDS = 15
+SECONDS = 40
 
 
 class Words:
@@ -162,6 +164,30 @@ async def test_a_human_takes_part(talking: Talking, words: Words) -> None:
             await talks.say("g", "Zoe", "And?")
         with pytest.raises(InvalidRequest, match="index"):
             await talks.events("g", -1)
+
+
+@pytest.mark.requirement("group-faults")
+async def test_what_nobody_was_told_of_is_done_by_a_runner_that_starts(
+    talking: Talking, words: Words
+) -> None:
+    """As when the process is killed that has just written what a human says."""
+    async with talking() as talks:
+        for name in ("a", "g"):
+            await talks.groups.create(group(name, human("Zoe"), agent("Ann"), max_remarks=2))
+            await talks.until_kind(name, K.waiting)
+        streams = talks.agents.bus.storage.streams
+        while (await streams.state(WAKE.name)).count:
+            await anyio.sleep(0.01)
+        for runner in talks.runners:
+            runner.cancel()
+        journal = await talks.register.journal("g")
+        said = GroupPostRequest("g", "Zoe", "Hello.")
+        await journal.change(lambda known, at: [cast(GroupEvent, posted(known, said, at))])
+        # One that cannot be read does not keep it from others.
+        odd = await talks.register.journal("a")
+        await streams.append(odd.subject, b"[]", msg_id="odd")
+        await talks.runner()
+        assert texts(await talks.events("g")) == [("Zoe", "Hello."), ("Ann", "Hm.")]
 
 
 @pytest.mark.requirement("group-humans")

@@ -12,9 +12,9 @@ from support.groups import agent, group, human, running_groups
 from ayllu.actors.agents.actor import AgenticSystemActor
 from ayllu.actors.groups import journal as journals
 from ayllu.actors.groups import runner as runners
-from ayllu.actors.groups import work
 from ayllu.actors.groups.actor import GroupsActor
 from ayllu.actors.groups.conversation import Ask, Conversation, moment
+from ayllu.actors.groups.deciding import next_action
 from ayllu.actors.groups.journal import Fenced, Journal
 from ayllu.actors.groups.records import (
     JOURNAL,
@@ -154,14 +154,12 @@ async def test_a_journal_that_nobody_can_read_holds_up_no_other_and_can_be_remov
 
 
 async def test_a_group_that_we_fail_on_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    decide = work.next_action
-
     def failing(conversation: Conversation, at: float) -> Any:
         if conversation.config is not None and conversation.group.uuid == "odd":
             raise ZeroDivisionError
-        return decide(conversation, at)
+        return next_action(conversation, at)
 
-    monkeypatch.setattr(work, "next_action", failing)
+    monkeypatch.setattr("ayllu.actors.groups.work.next_action", failing)
     async with local_bus() as bus, running_groups(bus) as talks:
         with anyio.fail_after(10):
             await talks.groups.create(group("odd", agent("Ann"), agent("Bob"), max_remarks=1))
