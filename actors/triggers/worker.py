@@ -240,7 +240,8 @@ class TriggerWorker:
         subject = due_subject(record.name)
         # The id keeps it from being stored twice for two minutes; clocks may differ by more.
         last = await self._streams.last(EVENTS.name, subject)
-        if last is None or not _told(last, at):
+        # What stood there before was told of another trigger that had its name.
+        if last is None or last.sequence <= record.after or not _told(last, at):
             event = ScheduleDue(record.name, at)
             msg_id = f"schedule:{record.id}:{at.timestamp()!r}"
             await self._streams.append(subject, encode(event), msg_id=msg_id)

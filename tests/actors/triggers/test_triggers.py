@@ -471,11 +471,15 @@ async def test_a_schedule_is_due_once_for_all_workers(kind: str, tmp_path: Path)
 @pytest.mark.requirement("trigger-schedule")
 async def test_what_was_told_to_be_due_is_not_told_again(kind: str, tmp_path: Path) -> None:
     async with triggers(kind, tmp_path, workers=0) as running:
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        # An earlier trigger of its name, of which a clock that was wrong has told.
+        later = ScheduleDue("tick", at + timedelta(days=3000))
+        await running.publish(f"{ROOT}.schedule.tick.due", encode(later), "earlier")
         await running.create("tick", subject=None, schedule=Schedule(every=1))
         record = await running.shelf.record("tick")
         worker = TriggerWorker(running.shelf)
-        at = datetime(2026, 1, 1, tzinfo=UTC)
         await worker._due(record, at)
+        assert (await running.bus.storage.streams.state(EVENTS.name)).count == 2
         # As from a worker whose clock is behind by more than the bus remembers ids.
         await running.publish(f"{ROOT}.schedule.tick.due", encode(ScheduleDue("tick", at)), "other")
         before = (await running.bus.storage.streams.state(EVENTS.name)).last
