@@ -51,9 +51,12 @@ def test_the_document_is_valid(node: str) -> None:
 @pytest.mark.timeout(INSTALL_SECONDS + VALIDATE_SECONDS)
 @pytest.mark.requirement("asyncapi-valid")
 def test_the_validator_notices_a_mistake(node: str) -> None:
-    operations = {**DOCUMENT["operations"]}
+    # A small one: the whole takes ten times as long.
+    document = asyncapi_document({"models": s.OPERATIONS["models"]})
+    assert validate(node, document) == (True, [])
+    operations = {**document["operations"]}
     operations["websocket.cancel"] = {**operations["websocket.cancel"], "action": "guess"}
-    _, errors = validate(node, {**DOCUMENT, "operations": operations})
+    _, errors = validate(node, {**document, "operations": operations})
     assert errors
 
 
