@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from ...schemas import ApprovalDecision, ToolCall
+from ...schemas import ApprovalDecision, ToolCall, encode
 from ..tools.checking import problem_with
 from .journal import Journal
 from .records import Decide, Decided
@@ -74,6 +74,12 @@ class Decisions:
             )
             places.append(place)
         return places
+
+
+def changed_note(call: ToolCall) -> str:
+    """Return what a model is told of a call that was approved with other arguments."""
+    arguments = encode(call.arguments).decode()
+    return f"[Whoever approved the call changed its arguments to {arguments}]"
 
 
 def _place_of(turn: Turn, name: str) -> int | None:

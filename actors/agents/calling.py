@@ -17,11 +17,10 @@ from ...schemas import (
     ShieldStage,
     ToolCall,
     ToolResponse,
-    encode,
 )
 from ..tools.checking import problem_with
 from .allotting import is_delegation
-from .approvals import Decisions
+from .approvals import Decisions, changed_note
 from .checks import definition
 from .entries import Fenced
 from .journal import Journal
@@ -146,8 +145,7 @@ def _blocked(call: ToolCall, shield: str | None, details: str) -> Answer:
 
 def _noted(answer: Answer, call: ToolCall) -> Answer:
     """Return an answer with a note for the model, which had wanted something else."""
-    arguments = encode(call.arguments).decode()
-    note = f"[Whoever approved the call changed its arguments to {arguments}]"
+    note = changed_note(call)
     content = answer.response.content
     parts: list[str | Attachment] = content if isinstance(content, list) else [content]
     noted: Content = f"{note}\n{content}" if isinstance(content, str) else [note, *parts]

@@ -22,6 +22,7 @@ from ...schemas import (
 from ..patience import persistently
 from ..tools.checking import problem_with
 from .allotting import BeginTask, Delegating, Gather, RefuseTask, SplitCall, next_delegation
+from .approvals import changed_note
 from .asking import ask
 from .delegation import HAND_BACK, Child, gathered, hands_off, tasks_of
 from .desk import AGENT_BUCKET, Desk
@@ -285,6 +286,9 @@ def _gathered(turn: Turn, place: int) -> JournalRecord:
     if sub is None:
         raise ValueError("it is no call of sub-agents")
     text, outcome = gathered(sub, step.calls.children[place])
+    decided = step.calls.decided.get(place)
+    if decided is not None and decided.arguments is not None:
+        text = f"{changed_note(call)}\n{text}"
     return _answered(place, call.tool_name, text, outcome)
 
 

@@ -601,6 +601,25 @@ async def test_the_end_of_a_turn_below_is_not_lost_while_tools_end(
         assert await answer(agents, "boss", "go", turn_id="t") == "both"
 
 
+@pytest.mark.requirement("team-call")
+async def test_who_approves_a_call_may_change_what_another_agent_is_asked(tmp_path: Path) -> None:
+    async with team("local", tmp_path, {"boss": asks("ask"), "worker": echoes}) as agents:
+        await member(agents, "worker")
+        await member(agents, "boss", sub("worker"), require_approval={"ask"})
+
+        async def follow() -> None:
+            said = await answer(agents, "boss", "go", turn_id="t")
+            note = '[Whoever approved the call changed its arguments to {"message":"other"}]'
+            assert said == f"so {note}\nother"
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            waiting = await asked_for(agents, "boss")
+            await agents.turns.approve(
+                ApproveRequest("boss", "t", waiting, arguments={"message": "other"})
+            )
+
+
 def nested(events: Sequence[TurnEvent]) -> list[str]:
     """Return all texts of a tree in the order in which they were told, with the agents that said them."""
     found = []
