@@ -76,7 +76,7 @@ def read_message(entry: Entry) -> Execute:
     """
     if entry.reply_to and not answerable(entry.reply_to):
         raise InvalidRequest(f"no answer can be sent to {entry.reply_to[:100]!r}")
-    agent = agent_of_inbox(entry.subject)
+    agent = decode_token(entry.subject.split(".")[3])
     request = _request(agent, entry.payload)
     if request.agent_uuid != agent:
         raise InvalidRequest(f"it is for the agent {request.agent_uuid!r}, not for {agent!r}")
