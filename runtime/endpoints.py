@@ -94,7 +94,7 @@ class Endpoint(ABC, Generic[O]):
 
     async def _answer(self, request: Request, opened: O, call: ForwardedCall, send: Send) -> None:
         try:
-            answering = await self.begin(opened, call)
+            answering = await self.begin(request, opened, call)
         except AylluError as error:
             await error_response(error, request.scope["path"])(request.scope, request.receive, send)
         else:
@@ -114,7 +114,9 @@ class Endpoint(ABC, Generic[O]):
         """
 
     @abstractmethod
-    async def begin(self, opened: O, call: ForwardedCall) -> Callable[[Send], Awaitable[None]]:
+    async def begin(
+        self, request: Request, opened: O, call: ForwardedCall
+    ) -> Callable[[Send], Awaitable[None]]:
         """Wait for what the answer begins with, and return what sends all of it.
 
         Raises:

@@ -108,7 +108,7 @@ class OperationEndpoint(Endpoint[Operation]):
         return read_payload(self.operation, request, body)
 
     async def begin(
-        self, opened: Operation, call: ForwardedCall
+        self, request: Request, opened: Operation, call: ForwardedCall
     ) -> Callable[[Send], Awaitable[None]]:
         """Wait for the reply, or for the first events; see `Endpoint.begin`."""
         if opened.kind == "unary":
@@ -116,7 +116,10 @@ class OperationEndpoint(Endpoint[Operation]):
         events = await call.take()
         if not opened.sse:
             return partial(_send_lines, call=call, events=events)
-        framed = Framing().frame if has_positions(opened) else frame
+        framed = frame
+        if has_positions(opened):
+            given = {**request.query_params, **position_after(request.headers)}
+            framed = Framing(str(given.get("children", ""))).frame
         return partial(_send_events, call=call, events=events, framed=framed)
 
 

@@ -67,10 +67,14 @@ def frame(event: bytes) -> bytes:
 
 
 class Framing:
-    """Frames the events of one stream under their ids."""
+    """Frames the events of one stream under their ids.
 
-    def __init__(self) -> None:
-        self._children = b""
+    Args:
+        children: what its reader knows of the turns below.
+    """
+
+    def __init__(self, children: str = "") -> None:
+        self._children = _below(children)
 
     def frame(self, event: bytes) -> bytes:
         """Return an event as a server-sent one under its id.

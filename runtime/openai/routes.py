@@ -70,7 +70,10 @@ class OpenAIEndpoint(Endpoint[Translated[Any]]):
         return translated, call
 
     async def begin(
-        self, opened: Translated[Any], call: ForwardedCall
+        self,
+        request: Request,  # noqa: ARG002 - others look at it
+        opened: Translated[Any],
+        call: ForwardedCall,
     ) -> Callable[[Send], Awaitable[None]]:
         """Wait for the whole answer, or for the first events of a stream; see `Endpoint.begin`."""
         events = await call.take_as(opened.decoder)

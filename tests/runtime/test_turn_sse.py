@@ -169,3 +169,18 @@ async def test_ids_say_what_was_told_of_turns_below_until_their_step_has_ended()
     assert id_of(index=5, event=None, child={"children": seen}) == b"1.4/" + seen.encode()
     assert id_of(index=5, event=end) == b"1.5"
     assert id_of(index=6, event=progress) == b"1.6"
+
+
+@pytest.mark.requirement("team-events")
+async def test_what_a_reader_knows_of_turns_below_is_still_in_ids_when_it_goes_on() -> None:
+    async with place("echo") as running:
+        await running.agents.create("a")
+        await running.agents.system.execute(asked("a", "one two", turn_id="t"))
+        seen = f"{'a' * 32}:1.4"
+        headers = {"Last-Event-ID": f"1.0/{seen}"}
+        first, *_, last = parsed(
+            (await running.http.get(EVENTS, params=TURN, headers=headers)).text
+        )
+        assert first[0] == f"1.1/{seen}"
+        assert last[0] is not None
+        assert "/" not in last[0]
