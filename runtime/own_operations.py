@@ -129,14 +129,16 @@ class OwnTable:
         live: Mapping[str, object],
     ) -> None:
         known = self._known.get(name)
+        if any(one != described[0] for one in described):
+            self._complain(name, "is described by several actors in different ways")
+            if known is None and len({one.api for one in described}) > 1:
+                return  # Which scope its callers need is not for the first one to say.
         if known is None and len(self._known) >= MOST_OPERATIONS:
             gone = [one for one in self._known if one not in live]
             if not gone:
                 self._complain(name, f"is not served: there are {MOST_OPERATIONS} operations")
                 return
             del self._known[min(gone, key=lambda one: self._known[one].seen)]
-        if any(one != described[0] for one in described):
-            self._complain(name, "is described by several actors in different ways")
         if known is not None:
             # An actor may be missed, by accident or by what others flood the bus with: another one changes no scope soon.
             same = [one for one in described if one.api == known.own.api]

@@ -376,6 +376,12 @@ def test_an_operation_stays_what_it_is_while_one_of_its_actors_lives() -> None:
     assert table.get("a.b") == known
     table.take([announced(bad, id_="1")], 2 + KEEP_SECONDS)
     assert table.get("a.b") == (bad, operation_from(bad))
+    # Who begins to look when both are there serves neither.
+    late = OwnTable({})
+    late.take([announced(bad, id_="1"), announced(good, id_="5")], 0)
+    assert late.get("a.b") is None
+    late.take([announced(good, id_="5")], 1)
+    assert late.get("a.b") == known
     # What has the same scope may change at once.
     newer = own("a.b", api="Evil", timeout=1.0)
     table.take([announced(newer), announced(good, id_="5")], 3 + KEEP_SECONDS)
