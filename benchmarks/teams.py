@@ -15,8 +15,9 @@ import anyio
 import msgspec
 
 from ayllu.actors.agents.actor import AgenticSystemActor
-from ayllu.actors.agents.records import Execute, inbox_subject
+from ayllu.actors.agents.records import Execute
 from ayllu.actors.agents.register import Register, open_register
+from ayllu.actors.agents.streams import inbox_subject
 from ayllu.bus.bus import Bus
 from ayllu.bus.bus import connect as connect_bus
 from ayllu.bus.client import client as client_of

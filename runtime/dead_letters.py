@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from ..actors.agents.records import wake_subject
+from ..actors.agents.streams import wake_subject
 from ..bus.bus import connect
 from ..bus.deadletters import DeadLetter, letters, remove, replay
 from ..bus.durable import Storage

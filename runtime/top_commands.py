@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from ..actors.agents.records import AGENTS
+from ..actors.agents.streams import AGENTS
 from ..bus.bus import Bus, connect
 from ..bus.transport import ServiceStats
 from ..schemas import BusError, encode

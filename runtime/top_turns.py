@@ -10,18 +10,18 @@ import anyio
 
 from ..actors.agents.entries import durable_claims, read_records, turn_of, unpacked
 from ..actors.agents.inbox import INBOXES, read_entry
-from ..actors.agents.records import (
+from ..actors.agents.records import Execute
+from ..actors.agents.step import OpenStep
+from ..actors.agents.streams import (
     AGENTS,
     BESIDE,
     JOURNAL,
-    Execute,
     agent_of,
     command_subject,
     inbox_subject,
     journal_subject,
     lane_of_command,
 )
-from ..actors.agents.step import OpenStep
 from ..actors.agents.timeline import Timeline
 from ..bus.bus import Bus
 from ..bus.durable import Entry

@@ -40,20 +40,18 @@ from .entries import packed, read_records, unpacked
 from .executor import Executor
 from .nesting import follow_tree, read_seen
 from .reader import FINAL, described, follow
-from .records import (
+from .records import AgentRecord, Cancel, Delete
+from .register import Register
+from .requests import check_messages, execute_of
+from .streams import (
     AGENTS,
     BESIDE,
     JOURNAL,
-    AgentRecord,
-    Cancel,
-    Delete,
     inbox_subject,
     journal_subject,
     lane_of,
     turn_of_journal,
 )
-from .register import Register
-from .requests import check_messages, execute_of
 from .timeline import Timeline
 from .turn import error_of
 from .validation import resolved

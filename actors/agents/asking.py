@@ -10,7 +10,8 @@ from ...bus.bus import Bus
 from ...bus.claims import Claims
 from ...schemas import AylluError
 from .entries import packed
-from .records import Command, command_subject, signal_subject, wake_subject
+from .records import Command
+from .streams import command_subject, signal_subject, wake_subject
 
 Start = Callable[[str], Awaitable[bool]]
 """Lets an executor of this process begin in a lane, and returns whether it does."""

@@ -23,19 +23,8 @@ from .delegation import hands_off, sub_agent
 from .desk import Desk
 from .entries import read_records, unpacked
 from .history import chosen_history, retrieves
-from .records import (
-    AGENTS,
-    JOURNAL,
-    AgentRecord,
-    Began,
-    Command,
-    Delete,
-    Ended,
-    Execute,
-    HistoryTurn,
-    history_subject,
-    journal_subject,
-)
+from .records import AgentRecord, Began, Command, Delete, Ended, Execute, HistoryTurn
+from .streams import AGENTS, JOURNAL, history_subject, journal_subject
 
 
 async def beginning(

@@ -42,8 +42,8 @@ from .records import (
     Outcome,
     Returned,
     Split,
-    lane_of,
 )
+from .streams import lane_of
 from .turn import Turn
 
 log = logging.getLogger(__name__)

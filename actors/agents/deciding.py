@@ -20,16 +20,9 @@ from .entries import turn_of
 from .executor import Executor
 from .inbox import read_entry
 from .reader import FINAL, follow, state_of
-from .records import (
-    AGENTS,
-    Decide,
-    Execute,
-    agent_of,
-    command_subject,
-    inbox_subject,
-    lane_of_command,
-)
+from .records import Decide, Execute
 from .register import Register
+from .streams import AGENTS, agent_of, command_subject, inbox_subject, lane_of_command
 from .turn import Turn
 
 

@@ -26,7 +26,8 @@ from ...schemas import (
     encode,
 )
 from ...schemas.delegation import MAX_CHILDREN
-from .records import BoundTool, Outcome, Returned, Task, command_subject, lane_of
+from .records import BoundTool, Outcome, Returned, Task
+from .streams import command_subject, lane_of
 
 HAND_BACK = "hand_back"
 """The tool by which an agent that was handed a conversation gives it back."""

@@ -16,7 +16,8 @@ from ..leases import Lease
 from .asking import Start
 from .entries import Fenced, deltas_made, read_command, unpacked
 from .hub import Hub
-from .records import AGENTS, AgentRecord, Command, agent_of, command_subject
+from .records import AgentRecord, Command
+from .streams import AGENTS, agent_of, command_subject
 
 AGENT_BUCKET = "agents"
 LEASE_BUCKET = "agent_leases"

@@ -12,17 +12,8 @@ from ...bus.bus import Bus
 from ...bus.claims import Claims
 from ...bus.durable import Entry
 from ...schemas import BusError, InvalidRequest, NotFound, encode
-from .records import (
-    DELTAS,
-    JOURNAL,
-    STREAMS,
-    Command,
-    Delta,
-    Execute,
-    JournalRecord,
-    delta_subject,
-    journal_subject,
-)
+from .records import Command, Delta, Execute, JournalRecord
+from .streams import DELTAS, JOURNAL, STREAMS, delta_subject, journal_subject
 
 log = logging.getLogger(__name__)
 

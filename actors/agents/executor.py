@@ -29,13 +29,12 @@ from .ending import refuse
 from .entries import durable_claims, ensure_streams, turn_of
 from .hub import Hub
 from .inbox import Postman, is_inbox, read_entry
-from .records import (
+from .records import Command, Delete, Execute
+from .running import Parked, run_turn
+from .streams import (
     AGENTS,
     JOURNAL,
     WAKE,
-    Command,
-    Delete,
-    Execute,
     agent_of,
     command_subject,
     history_subject,
@@ -46,7 +45,6 @@ from .records import (
     signal_subject,
     turn_of_lane,
 )
-from .running import Parked, run_turn
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,9 @@ from ...schemas.delegation import MAX_NAME
 from .asking import Start, wake
 from .ending import answerable
 from .entries import CLAIM_PREFIX, read_command, turn_of
-from .records import AGENTS, Command, Execute, agent_of, inbox_subject, journal_subject
+from .records import Command, Execute
 from .requests import check_messages, execute_of
+from .streams import AGENTS, agent_of, inbox_subject, journal_subject
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import anyio
 from ...schemas import BusError, Conflict, encode
 from .desk import Desk
 from .entries import Fenced, deltas_made, packed, standing_deltas, standing_records
-from .records import Claimed, Delta, JournalRecord, delta_subject, journal_subject
+from .records import Claimed, Delta, JournalRecord
+from .streams import delta_subject, journal_subject
 from .timeline import DeltaOrder
 from .turn import Turn
 

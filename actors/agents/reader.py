@@ -16,7 +16,8 @@ from ...schemas import Limits, NotFound, Turn, TurnEvent, TurnStatus
 from ...schemas.tasks import background_tasks
 from .entries import read_delta, read_records, standing_deltas, standing_records, unpacked
 from .hub import Told
-from .records import DELTAS, JOURNAL, Delta, delta_subject, journal_subject
+from .records import Delta
+from .streams import DELTAS, JOURNAL, delta_subject, journal_subject
 from .timeline import Timeline
 
 log = logging.getLogger(__name__)

@@ -1,12 +1,4 @@
-"""What agents store on the bus: agents, commands, the journal of a turn, deltas, history; and the streams that keep it.
-
-    KV agents                                an agent's definition
-    ayllu.v1.agent.<agent>.command           what is asked of an agent, until it is done
-    ayllu.v1.agent.<agent>.inbox             what anybody tells it: each message is a turn, until it is done
-    ayllu.v1.agent.<agent>.history           what its turns left behind
-    ayllu.v1.wake.agent.<agent>              the work queue of wake-ups
-    ayllu.v1.turn.<agent>.<turn>.step        the journal of a turn, fenced
-    ayllu.v1.turn.<agent>.<turn>.delta       tokens as they come, in memory
+"""What agents store on the bus: agents, commands, the records of a journal, deltas, history; `streams` says where.
 
 An entry of a journal is a list of records, which stand there together or not at all. They have a version; what an older one
 wrote stays readable (tests/actors/agents/journals).
@@ -18,8 +10,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from ...bus.durable import StreamSpec
-from ...bus.subjects import ROOT, decode_token, encode_token
 from ...schemas import (
     AgenticSystemCreateRequest,
     AgenticSystemTurn,
@@ -44,120 +34,6 @@ from ...schemas import (
 from ...schemas.tools import MAX_OUTPUT, TOOL_SECONDS
 
 VERSION = 1
-DAY = 86_400.0
-
-AGENTS = StreamSpec(
-    name="AGENTS",
-    subjects=(f"{ROOT}.agent.*.command", f"{ROOT}.agent.*.inbox", f"{ROOT}.agent.*.history"),
-    max_bytes=4 << 30,
-    # A full stream refuses new turns: nothing that was accepted may be lost.
-    discard="new",
-)
-WAKE = StreamSpec(
-    name="AGENT_WAKE",
-    subjects=(f"{ROOT}.wake.agent.*",),
-    work_queue=True,
-    max_bytes=256 << 20,
-    discard="new",
-)
-JOURNAL = StreamSpec(
-    name="TURNS", subjects=(f"{ROOT}.turn.*.*.step",), max_bytes=8 << 30, max_age=30 * DAY
-)
-DELTAS = StreamSpec(
-    name="TURN_DELTAS",
-    subjects=(f"{ROOT}.turn.*.*.delta",),
-    storage="memory",
-    max_bytes=256 << 20,
-    max_age=3600.0,
-)
-STREAMS = (AGENTS, WAKE, JOURNAL, DELTAS)
-
-
-BESIDE = "\x1f"
-"""Stands in the name of a lane between agent and turn; no agent's name has it."""
-
-
-def lane_of(agent: str, turn: str) -> str:
-    """Return the lane of a detached turn.
-
-    A lane is what turns wait in for each other, and what one executor at a time works in: an agent's own bears its name, and
-    a detached turn has one to itself. Commands, wake-ups, signals and leases are those of lanes; all that is kept of a turn is
-    its agent's.
-    """
-    return f"{agent}{BESIDE}{turn}"
-
-
-def agent_of(lane: str) -> str:
-    """Return whose turns a lane has."""
-    return lane.partition(BESIDE)[0]
-
-
-def turn_of_lane(lane: str) -> str | None:
-    """Return the one turn that a lane is of; None where it is an agent's own."""
-    return lane.partition(BESIDE)[2] or None
-
-
-def command_subject(lane: str) -> str:
-    """Return where it is told what to do in a lane."""
-    return f"{ROOT}.agent.{encode_token(lane)}.command"
-
-
-def lane_of_command(subject: str) -> str:
-    """Return the lane that a command is for."""
-    return decode_token(subject.split(".")[3])
-
-
-def inbox_subject(agent: str) -> str:
-    """Return where anybody on the bus tells an agent something: a `Message`, or the request of `agentic_system.execute`."""
-    return f"{ROOT}.agent.{encode_token(agent)}.inbox"
-
-
-def history_subject(agent: str) -> str:
-    """Return where an agent's turns leave their dialogs."""
-    return f"{ROOT}.agent.{encode_token(agent)}.history"
-
-
-def wake_subject(lane: str) -> str:
-    """Return where executors are told that there is something to do in a lane."""
-    return f"{ROOT}.wake.agent.{encode_token(lane)}"
-
-
-def lane_of_wake(subject: str) -> str:
-    """Return the lane that a wake-up is for.
-
-    Raises:
-        ValueError: it is none.
-    """
-    return decode_token(subject.removeprefix(f"{ROOT}.wake.agent."))
-
-
-def signal_subject(lane: str) -> str:
-    """Return where an executor that works in a lane hears that there is a new command; live, not stored."""
-    return f"{ROOT}.signal.agent.{encode_token(lane)}"
-
-
-def lane_of_signal(subject: str) -> str:
-    """Return the lane that a signal is for.
-
-    Raises:
-        ValueError: it is none.
-    """
-    return decode_token(subject.removeprefix(f"{ROOT}.signal.agent."))
-
-
-def journal_subject(agent: str, turn: str) -> str:
-    """Return where the journal of a turn is."""
-    return f"{ROOT}.turn.{encode_token(agent)}.{encode_token(turn)}.step"
-
-
-def turn_of_journal(subject: str) -> str:
-    """Return the turn that a journal is of."""
-    return decode_token(subject.split(".")[4])
-
-
-def delta_subject(agent: str, turn: str) -> str:
-    """Return where the tokens of a turn go."""
-    return f"{ROOT}.turn.{encode_token(agent)}.{encode_token(turn)}.delta"
 
 
 class BoundTool(msgspec.Struct, frozen=True, omit_defaults=True):

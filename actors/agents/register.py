@@ -17,17 +17,8 @@ from .entries import durable_claims, ensure_streams, turn_of, unpacked
 from .executor import Executor
 from .inbox import read_entry
 from .reader import described, state_of
-from .records import (
-    AGENTS,
-    AgentRecord,
-    Command,
-    Execute,
-    agent_of,
-    command_subject,
-    inbox_subject,
-    lane_of,
-    lane_of_command,
-)
+from .records import AgentRecord, Command, Execute
+from .streams import AGENTS, agent_of, command_subject, inbox_subject, lane_of, lane_of_command
 
 
 class Register:

@@ -61,7 +61,6 @@ from .plan import (
     next_action,
 )
 from .records import (
-    AGENTS,
     Attached,
     CheckBegan,
     Ended,
@@ -70,10 +69,10 @@ from .records import (
     HistoryTurn,
     Resumed,
     StepBegan,
-    history_subject,
 )
 from .retrieval import retrieved
 from .shielding import looked
+from .streams import AGENTS, history_subject
 
 log = logging.getLogger(__name__)
 

@@ -47,7 +47,6 @@ from .checks import (
 )
 from .delegation import HAND_BACK, Child, child_id, sub_agent
 from .records import (
-    DAY,
     Answered,
     Began,
     CheckBegan,
@@ -62,6 +61,7 @@ from .records import (
     Split,
 )
 from .step import Calls, Check, Chunk, Event, Kind, OpenStep
+from .streams import DAY
 
 Type = AgenticSystemExecuteResponseEventType
 

@@ -23,8 +23,8 @@ from ...schemas import (
 from ...schemas.delegation import MAX_DEPTH
 from ...schemas.tracing import MAX_TRACED
 from .entries import standing_records
-from .records import JOURNAL, journal_subject
 from .register import Register
+from .streams import JOURNAL, journal_subject
 from .trace import Traced, Tracing, joined
 
 log = logging.getLogger(__name__)

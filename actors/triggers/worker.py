@@ -19,7 +19,7 @@ from ...bus.durable import Delivery, Entry
 from ...bus.subjects import MAX_TOKEN
 from ...bus.transport import Message
 from ...schemas import AylluError, InvalidRequest, ScheduleDue, decode, encode
-from ..agents.records import inbox_subject
+from ..agents.streams import inbox_subject
 from ..events import EVENTS
 from ..patience import persistently
 from .answering import Fire, Refuse, Skip, answer

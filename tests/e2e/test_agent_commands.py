@@ -13,7 +13,7 @@ import anyio
 import pytest
 from support.processes import AYLLU, Up, on_a_terminal, run_ayllu, running_up, wait_for
 
-from ayllu.actors.agents.records import command_subject, wake_subject
+from ayllu.actors.agents.streams import command_subject, wake_subject
 from ayllu.bus import connect
 
 pytestmark = pytest.mark.slow

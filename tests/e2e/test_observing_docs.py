@@ -9,7 +9,7 @@ import pytest
 from support.pages import blocks, page, run_block
 from support.processes import running_up
 
-from ayllu.actors.agents.records import JOURNAL
+from ayllu.actors.agents.streams import JOURNAL
 from ayllu.runtime.top import MOST_ROWS
 from ayllu.runtime.top_turns import MOST_TURNS
 from ayllu.runtime.trace_view import HEAD

@@ -21,7 +21,8 @@ from support.teams import Part, call, calls, parts
 from support.weather import calling
 
 from ayllu.actors.agents.entries import durable_claims, standing_records
-from ayllu.actors.agents.records import JOURNAL, Returned, inbox_subject
+from ayllu.actors.agents.records import Returned
+from ayllu.actors.agents.streams import JOURNAL, inbox_subject
 from ayllu.actors.engines.scripted import Step
 from ayllu.actors.events import EVENTS
 from ayllu.bus.bus import Bus, connect

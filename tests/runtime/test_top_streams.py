@@ -12,11 +12,11 @@ from support.agents import MODEL, asked, running_agents
 from support.buses import buses
 from support.weather import CONFIG, WeatherActor
 
-from ayllu.actors.agents.records import (
+from ayllu.actors.agents.records import Execute
+from ayllu.actors.agents.streams import (
     AGENTS,
     JOURNAL,
     WAKE,
-    Execute,
     command_subject,
     inbox_subject,
     journal_subject,

@@ -21,7 +21,8 @@ from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_s
 
 from ayllu.actors.agents.desk import LEASE_BUCKET
 from ayllu.actors.agents.plan import MAX_INVALID
-from ayllu.actors.agents.records import AGENTS, Execute, command_subject, wake_subject
+from ayllu.actors.agents.records import Execute
+from ayllu.actors.agents.streams import AGENTS, command_subject, wake_subject
 from ayllu.actors.engines.engine import Generation, Prompt
 from ayllu.actors.engines.scripted import Script, ScriptedEngine, Step, script_from, script_of
 from ayllu.actors.leases import lease_bucket
@@ -800,7 +801,8 @@ async def test_a_position_of_a_later_epoch() -> None:
     """After a loss readers began anew; who comes back with a position from after it has lost nothing more."""
     from support.journals import AT, began
 
-    from ayllu.actors.agents.records import JOURNAL, Claimed, Ended, Said, journal_subject
+    from ayllu.actors.agents.records import Claimed, Ended, Said
+    from ayllu.actors.agents.streams import JOURNAL, journal_subject
 
     async with local_bus() as bus, running_agents(bus, executors=0) as agents:
         await agents.create("al")

@@ -17,7 +17,7 @@ from support.weather import CONFIG, FORECAST, NOW, TAIL, WeatherActor, weather_s
 from ayllu.actors.agents import approvals
 from ayllu.actors.agents.entries import standing_records
 from ayllu.actors.agents.plan import MAX_ATTEMPTS
-from ayllu.actors.agents.records import JOURNAL, journal_subject, wake_subject
+from ayllu.actors.agents.streams import JOURNAL, journal_subject, wake_subject
 from ayllu.actors.engines.scripted import Script
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.deadletters import letters

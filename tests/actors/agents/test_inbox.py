@@ -17,7 +17,7 @@ from support.teams import asks, parts
 
 from ayllu.actors.agents import inbox
 from ayllu.actors.agents.executor import Executor
-from ayllu.actors.agents.records import AGENTS, history_subject, inbox_subject, wake_subject
+from ayllu.actors.agents.streams import AGENTS, history_subject, inbox_subject, wake_subject
 from ayllu.actors.engines.scripted import Step
 from ayllu.bus.bus import Bus, connect, local_bus
 from ayllu.bus.deadletters import letters, replay

@@ -17,7 +17,7 @@ from ayllu.actors.agents import executor as executors
 from ayllu.actors.agents import nesting
 from ayllu.actors.agents.desk import LEASE_BUCKET
 from ayllu.actors.agents.nesting import MAX_SEEN, follow_tree, read_seen, write_seen
-from ayllu.actors.agents.records import lane_of
+from ayllu.actors.agents.streams import lane_of
 from ayllu.actors.engines.scripted import Step
 from ayllu.actors.leases import Lease, lease_bucket, take_lease
 from ayllu.bus.bus import local_bus

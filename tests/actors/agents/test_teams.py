@@ -18,7 +18,7 @@ from support.teams import Part, asks, call, calls, echoes, parts
 from support.weather import NOW, TOOLS, WeatherActor
 from support.word_shield import WordShield, shield
 
-from ayllu.actors.agents.records import command_subject, journal_subject
+from ayllu.actors.agents.streams import command_subject, journal_subject
 from ayllu.actors.engines.scripted import Step
 from ayllu.actors.shields.actor import ShieldsActor
 from ayllu.bus.durable import Appended

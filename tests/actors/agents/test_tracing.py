@@ -12,16 +12,9 @@ from support.agents import Agents, asked, running_agents
 from support.buses import buses
 from support.journals import AT, began, said, tools
 
-from ayllu.actors.agents.records import (
-    JOURNAL,
-    Delegated,
-    Execute,
-    Split,
-    Task,
-    command_subject,
-    journal_subject,
-)
+from ayllu.actors.agents.records import Delegated, Execute, Split, Task
 from ayllu.actors.agents.register import open_register
+from ayllu.actors.agents.streams import JOURNAL, command_subject, journal_subject
 from ayllu.actors.agents.tracing import TurnTracesActor
 from ayllu.bus.bus import Bus
 from ayllu.bus.client import client

@@ -19,7 +19,7 @@ from support.nats import killed_and_started
 from support.processes import running_support, support_process
 
 from ayllu.actors.agents.desk import AGENT_BUCKET
-from ayllu.actors.agents.records import AGENTS, inbox_subject
+from ayllu.actors.agents.streams import AGENTS, inbox_subject
 from ayllu.actors.events import EVENTS, event_subject, publish_event
 from ayllu.actors.patience import persistently
 from ayllu.actors.triggers import worker as worker_module
