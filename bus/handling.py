@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote
 
 import anyio
@@ -23,6 +23,7 @@ from ..schemas import (
     Operation,
     encode,
 )
+from ..schemas.tasks import first_of
 from .bundles import BUNDLES, Bundles, Inbox
 from .bus import Bus
 from .calls import CLAIM_HEADER, EXCHANGE_HEADER, KEY_HEADER, TIMEOUT_HEADER, TRACE_HEADER
@@ -42,8 +43,6 @@ from .handover import Handed
 from .transport import Message
 
 log = logging.getLogger(__name__)
-
-X = TypeVar("X", bound=BaseException)
 
 END_SECONDS = 10.0
 """How long the terminal frame may take; a large result is stored first."""
@@ -173,10 +172,10 @@ class Handling:
                     result = await self._work(method)
                 tasks.cancel_scope.cancel()
         except* AylluError as group:
-            error = _first(group)
+            error = first_of(group)
         except* Exception as group:
             # The traceback stays here; callers get a sentence.
-            log.error("%s failed", self.operation.name, exc_info=_first(group))
+            log.error("%s failed", self.operation.name, exc_info=first_of(group))
             error = InternalError(f"{self.operation.name} failed in the actor; its log says why")
         if self._handed_over:
             return None
@@ -327,8 +326,3 @@ class Handling:
             await self._bus.transport.publish(reply, encode({"error": error.info}), headers=headers)
         elif self.operation.kind != "unary":
             await self._bus.transport.publish(reply, b"", headers={"Ayllu-End": "1"})
-
-
-def _first(group: BaseExceptionGroup[X]) -> X:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -19,6 +19,7 @@ from ..actors.models import ModelsActor
 from ..bus.bus import Bus
 from ..bus.client import served_models
 from ..schemas import AylluError, Wire, encode
+from ..schemas.tasks import first_of
 
 log = logging.getLogger(__name__)
 
@@ -108,17 +109,12 @@ async def _ask(bus: Bus) -> dict[str, Check]:
             tasks.start_soon(ask_listing)
             tasks.start_soon(ask_models)
     except* AylluError as group:
-        raise _first(group) from None
+        raise first_of(group) from None
     return {
         "bus": Check(True),
         "actors": _some(listing and listing + actors, "lists models"),
         "models": _some(models, "serves a model"),
     }
-
-
-def _first(group: BaseExceptionGroup[AylluError]) -> AylluError:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 class HealthPages:

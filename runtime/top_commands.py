@@ -20,6 +20,7 @@ from ..actors.agents.streams import AGENTS
 from ..bus.bus import Bus, connect
 from ..bus.transport import ServiceStats
 from ..schemas import BusError, encode
+from ..schemas.tasks import first_of
 from .dead_letters import CONNECT_SECONDS, bus_of
 from .terminal import one_line
 from .top import INTERNAL, MOST_ROWS, Look, Top, TurnFacts, top_of
@@ -71,12 +72,6 @@ class Observer:
         except* BusError as group:
             raise first_of(group) from None
         return Look(time.monotonic(), services, streams, consumers, turns, left_out)
-
-
-def first_of(group: BaseExceptionGroup[BusError]) -> BusError:
-    """Return the first error of a group, which may have groups in it."""
-    first = group.exceptions[0]
-    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 @asynccontextmanager

@@ -1,12 +1,15 @@
-"""Task groups behind context managers, for bus and client alike."""
+"""Task groups: behind context managers, and the errors that come out of them; for bus, actors and client alike."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
+
+X = TypeVar("X", bound=BaseException)
 
 
 @asynccontextmanager
@@ -26,3 +29,9 @@ async def background_tasks() -> AsyncIterator[TaskGroup]:
         if len(group.exceptions) > 1:
             raise
         raise group.exceptions[0] from group.exceptions[0].__cause__
+
+
+def first_of(group: BaseExceptionGroup[X]) -> X:
+    """Return the first error of a group, which may have groups in it."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

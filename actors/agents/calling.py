@@ -18,6 +18,7 @@ from ...schemas import (
     ToolCall,
     ToolResponse,
 )
+from ...schemas.tasks import first_of
 from ..tools.checking import problem_with
 from .allotting import is_delegation
 from .approvals import Decisions, changed_note
@@ -64,7 +65,7 @@ class Calling:
                     hiring.start_soon(self._hire, calls)
                 hiring.cancel_scope.cancel()
         except* (Fenced, AylluError) as group:
-            raise _first(group) from None
+            raise first_of(group) from None
 
     async def _hire(self, calls: TaskGroup) -> None:
         """Run what people let go meanwhile."""
@@ -130,12 +131,6 @@ class Calling:
             if violation is not None and not violation.observed:
                 return _blocked(call, violation.shield, violation.details)
         return None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first exception of nested groups."""
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 def _blocked(call: ToolCall, shield: str | None, details: str) -> Answer:

@@ -19,6 +19,7 @@ from ...schemas import (
     TurnStatus,
     decode,
 )
+from ...schemas.tasks import first_of
 from ..patience import persistently
 from ..tools.checking import problem_with
 from .allotting import BeginTask, Delegating, Gather, RefuseTask, SplitCall, next_delegation
@@ -109,7 +110,7 @@ class Children:
                 for place, number in begun:
                     tasks.start_soon(ask_for, place, number)
         except* AylluError as group:
-            raise _first(group) from None
+            raise first_of(group) from None
         return refused
 
     async def _ask(self, place: int, number: int) -> None:
@@ -241,7 +242,7 @@ class Children:
                 for _, _, child in self._running():
                     tasks.start_soon(cancel, child)
         except* AylluError as group:
-            raise _first(group) from None
+            raise first_of(group) from None
 
 
 async def tell_parent(desk: Desk, turn: Turn) -> None:
@@ -305,9 +306,3 @@ def _failed(place: int, number: int, error: AylluError, turn: Turn | None = None
         error=error.info,
         spent=turn.spent if turn is not None else Spent(),
     )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first exception of nested groups."""
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found

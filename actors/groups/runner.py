@@ -19,6 +19,7 @@ from ...bus.context import current_call
 from ...bus.deadletters import bury
 from ...bus.durable import Delivery, KeyValue, WorkQueue
 from ...schemas import AylluError, BusError
+from ...schemas.tasks import first_of
 from ..leases import Lease, lease_bucket, take_lease
 from .deciding import Done, Wait
 from .records import LEASE_BUCKET, WAKE, ensure_streams, group_of_wake
@@ -150,7 +151,7 @@ class Runner:
                 came = await Work(self._bus, self._turns, *group).run()
                 tasks.cancel_scope.cancel()
         except* AylluError as errors:
-            raise _first_of(errors) from None
+            raise first_of(errors) from None
         finally:
             await lease.release()
         if isinstance(came, Done):
@@ -160,12 +161,6 @@ class Runner:
         if came.until is None:
             return None  # Whoever speaks wakes the group.
         return min(max(0.0, came.until - time.time()), LONGEST_WAIT)
-
-
-def _first_of(group: BaseExceptionGroup[AylluError]) -> AylluError:
-    """Return the first error of a group, which may have groups in it."""
-    first = group.exceptions[0]
-    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def _hold(lease: Lease, group: str, scope: anyio.CancelScope) -> None:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from ayllu.schemas import NotFound
-from ayllu.schemas.tasks import background_tasks
+from ayllu.schemas.tasks import background_tasks, first_of
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.requirement("background-tasks")]
 
@@ -48,3 +48,10 @@ async def test_two_errors_come_out_as_a_group() -> None:
             await anyio.lowlevel.checkpoint()
             raise NotFound("in the block")
     assert {type(error) for error in caught.value.exceptions} == {ValueError, NotFound}
+
+
+async def test_the_first_error_of_nested_groups() -> None:
+    error = NotFound("it is not there")
+    inner = ExceptionGroup("inner", [error, ValueError()])
+    found: object = first_of(ExceptionGroup("outer", [inner]))
+    assert found is error
