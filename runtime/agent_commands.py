@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,10 +12,10 @@ import anyio.to_thread
 import msgspec
 
 from ..client import FollowedTurn, Stack, connect
-from ..schemas import AgenticSystemCreateRequest, AylluError, InvalidRequest, decode, encode
+from ..schemas import AgenticSystemCreateRequest, AylluError, encode
 from .approval_commands import asking
-from .call import read_payload
 from .chat import read_line
+from .request_files import read_request
 from .turn_view import TurnView, shortened, terminal_writer
 
 Action = Callable[[Stack, argparse.Namespace], Coroutine[Any, Any, None]]
@@ -30,37 +28,10 @@ async def run_agents(url: str, token: str | None, options: argparse.Namespace) -
         AylluError: what went wrong.
     """
     if options.action == "create":
-        options.request = read_agent(options.file, options.uuid)  # Errors in it need no gateway.
+        # Errors in it need no gateway.
+        options.request = read_request(options.file, AgenticSystemCreateRequest, uuid=options.uuid)
     async with connect(url, token=token) as stack:
         await _AGENT_ACTIONS[options.action](stack, options)
-
-
-def read_agent(file: str, uuid: str | None) -> AgenticSystemCreateRequest:
-    """Read what an agent is created with, from TOML, or from JSON.
-
-    Args:
-        file: its path; ``-`` is JSON from stdin.
-        uuid: replaces that of the file.
-
-    Raises:
-        InvalidRequest: the file cannot be read, or something in it is wrong; the message names the place.
-    """
-    data = read_payload(file if file == "-" else f"@{file}")
-    if Path(file).suffix == ".toml":
-        try:
-            fields: object = tomllib.loads(data.decode())
-        except ValueError as error:
-            raise InvalidRequest(f"{file} is not TOML: {error}") from error
-    else:
-        fields = decode(data, Any)
-    if not isinstance(fields, dict):
-        raise InvalidRequest(f"{file}: an agent is an object")
-    if uuid is not None:
-        fields["uuid"] = uuid
-    try:
-        return decode(encode(fields), AgenticSystemCreateRequest)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{file}: {error.message}") from error
 
 
 async def _list_agents(stack: Stack, options: argparse.Namespace) -> None:

@@ -19,14 +19,12 @@ from ..schemas import (
     GroupPass,
     InvalidRequest,
     MemberKind,
-    decode,
     encode,
 )
 from .agent_commands import write_json
-from .call import read_payload
 from .chat import read_line
+from .request_files import read_request
 from .terminal import harmless, one_line
-from .toml_files import read_toml
 from .turn_view import Write, shortened, terminal_writer
 
 Action = Callable[[Stack, argparse.Namespace], Coroutine[Any, Any, None]]
@@ -39,31 +37,10 @@ async def run_groups(url: str, token: str | None, options: argparse.Namespace) -
         AylluError: what went wrong.
     """
     if options.action == "create":
-        options.request = read_group(options.file, options.uuid)  # Errors in it need no gateway.
+        # Errors in it need no gateway.
+        options.request = read_request(options.file, GroupCreateRequest, uuid=options.uuid)
     async with connect(url, token=token) as stack:
         await _ACTIONS[options.action](stack, options)
-
-
-def read_group(file: str, uuid: str | None) -> GroupCreateRequest:
-    """Read what a group is created with, from TOML, or from JSON.
-
-    Args:
-        file: its path; ``-`` is JSON from stdin.
-        uuid: replaces that of the file.
-
-    Raises:
-        InvalidRequest: the file cannot be read, or something in it is wrong; the message names the place.
-    """
-    if file.endswith(".toml"):
-        fields = read_toml(file)
-    else:
-        fields = decode(read_payload(file if file == "-" else f"@{file}"), dict[str, Any])
-    if uuid is not None:
-        fields["uuid"] = uuid
-    try:
-        return decode(encode(fields), GroupCreateRequest)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{file}: {error.message}") from error
 
 
 async def _list(stack: Stack, options: argparse.Namespace) -> None:

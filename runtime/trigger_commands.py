@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 from ..client import connect
@@ -20,8 +19,8 @@ from ..schemas import (
 )
 from .agent_commands import write_json
 from .call import read_payload
+from .request_files import read_request
 from .terminal import one_line
-from .toml_files import read_toml
 from .turn_view import shortened
 
 Action = Callable[[Triggers, argparse.Namespace], Coroutine[Any, Any, None]]
@@ -35,35 +34,12 @@ async def run_triggers(url: str, token: str | None, options: argparse.Namespace)
     """
     # Errors in files need no gateway.
     if options.action == "create":
-        options.request = read_trigger(options.file, options.name)
+        # Errors in it need no gateway.
+        options.request = read_request(options.file, TriggerCreateRequest, name=options.name)
     elif options.action == "try":
         options.request = _preview_request(options)
     async with connect(url, token=token) as stack:
         await _ACTIONS[options.action or "list"](stack.api(Triggers), options)
-
-
-def read_trigger(file: str, name: str | None) -> TriggerCreateRequest:
-    """Read what a trigger is created with, from TOML, or from JSON.
-
-    Args:
-        file: its path; ``-`` is JSON from stdin.
-        name: replaces that of the file.
-
-    Raises:
-        InvalidRequest: the file cannot be read, or something in it is wrong; the message names the place.
-    """
-    if Path(file).suffix == ".toml":
-        fields: object = read_toml(file)
-    else:
-        fields = decode(read_payload(file if file == "-" else f"@{file}"), Any)
-    if not isinstance(fields, dict):
-        raise InvalidRequest(f"{file}: a trigger is an object")
-    if name is not None:
-        fields["name"] = name
-    try:
-        return decode(encode(fields), TriggerCreateRequest)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{file}: {error.message}") from error
 
 
 def _preview_request(options: argparse.Namespace) -> TriggerPreviewRequest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
 
@@ -13,10 +12,7 @@ from ...schemas import (
     Approval,
     ChildTurn,
     Delegation,
-    ExecutionStep,
     ExecutionStepType,
-    HistoryPolicy,
-    HistoryUse,
     InvalidRequest,
     MemoryRetrievalStep,
     Message,
@@ -25,43 +21,37 @@ from ...schemas import (
     SafetyFilteringStep,
     SafetyViolation,
     ShieldStage,
-    Spent,
     StopReason,
     TokenUsage,
     ToolCall,
     ToolExecutionStep,
-    TurnRef,
 )
 from .budget import added
 from .checks import (
     CANCELLED,
     OWN,
-    Shields,
     blocking,
     definition,
     main_violation,
     refusal,
-    shields_of,
     withheld,
     withholds,
 )
 from .delegation import HAND_BACK, Child, child_id, sub_agent
 from .records import (
     Answered,
-    Began,
     CheckBegan,
     Checked,
     Decided,
     Delegated,
-    Ended,
     Resumed,
     Retrieved,
     Returned,
     Said,
     Split,
 )
-from .step import Calls, Check, Chunk, Event, Kind, OpenStep
-from .streams import DAY
+from .state import LONGEST, State
+from .step import Calls, Check, Event, Kind, OpenStep
 
 Type = AgenticSystemExecuteResponseEventType
 
@@ -81,95 +71,8 @@ StepRecord = (
 """The records of a step that runs."""
 
 
-LONGEST = 25 * DAY
-"""After what time of a turn no call waits for a decision any more, in seconds."""
-
-
-class Steps:
-    """What has happened in a turn.
-
-    Attributes:
-        began: its first record; None before it.
-        attempt: the executor's claim that holds.
-        still: claims since the journal last moved.
-        epoch: see `TurnEvent`.
-        deltas: which stream of deltas the executor that holds the claim found.
-        index: of the next event.
-        steps: those that have ended.
-        step: the one that runs.
-        ended: how the turn ended.
-        usage: tokens of all steps.
-        use: how much of the history the model sees.
-        attached: whether the addresses of attachments were followed.
-        dialog: what was said in the turn, as the model sees it.
-        inferences: steps of the model that began.
-        invalid: calls with wrong arguments.
-        said: what the model said last.
-        pending: the calls that it made then.
-        done: the calls that tools have answered.
-        approvals: what was asked of people, by the id of the call.
-        blocked: what a shield has stopped the turn for.
-        below: what the turns that it started have taken.
-        children: these turns.
-        handed: the tool by which the conversation was handed over, and what the other agent answered.
-        back: what is said to the agent that the conversation is handed back to.
-    """
-
-    def __init__(self) -> None:
-        self.began: Began | None = None
-        self.attempt = 0
-        self.still = 0
-        self.epoch = 0
-        self.deltas = ""
-        self.index = 0
-        self.steps: list[ExecutionStep] = []
-        self.step: OpenStep | None = None
-        self.ended: Ended | None = None
-        self.usage = TokenUsage(prompt_tokens=0, completion_tokens=0)
-        self.use = HistoryUse(policy=HistoryPolicy.window)
-        self.attached = False
-        self.dialog: list[Message] = []
-        self.inferences = 0
-        self.invalid = 0
-        self.pending: list[ToolCall] = []
-        self.said: Said | None = None
-        self.done: list[ToolCall] = []
-        self.approvals: dict[str, Approval] = {}
-        self.blocked: SafetyViolation | None = None
-        self.below = Spent()
-        self.children: list[ChildTurn] = []
-        self.handed: tuple[str, str] | None = None
-        self.back: str | None = None
-        self._opened = 0
-
-    @property
-    def opening(self) -> Began:
-        """The first record.
-
-        Raises:
-            InvalidRequest: the turn has not begun.
-        """
-        if self.began is None:
-            raise InvalidRequest("a journal begins with the beginning of its turn")
-        return self.began
-
-    @property
-    def spent(self) -> Spent:
-        """What the turn has taken, together with those that it started and that have ended."""
-        prices = self.began.agent.prices if self.began is not None else (0.0, 0.0)
-        usage = self.usage
-        own = Spent(
-            self.inferences,
-            usage.prompt_tokens + usage.completion_tokens,
-            (usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]) / 1000,
-        )
-        return added(own, self.below)
-
-    @property
-    def parent(self) -> TurnRef | None:
-        """The turn that has started it, if one did."""
-        origin = self.began.origin if self.began is not None else None
-        return origin.lineage[-1] if origin is not None else None
+class Steps(State):
+    """Takes the records of the steps of a turn."""
 
     def in_step(self, record: StepRecord) -> list[Event]:
         """Take a record of the step that runs; see `Turn.apply`."""
@@ -191,17 +94,6 @@ class Steps:
             case _:
                 events = self._answered(self._running(Kind.tool_execution), record)
         return events
-
-    def _running(self, kind: ExecutionStepType) -> OpenStep:
-        step = self.step
-        if step is None or step.kind is not kind or step.check is not None or step.said is not None:
-            raise InvalidRequest(f"no step of kind {kind} runs")
-        return step
-
-    def _uuid(self) -> str:
-        """Return the id of the next step."""
-        self._opened += 1
-        return step_uuid(self.opening.agent.config.uuid, self.opening.turn, self._opened - 1)
 
     def open(
         self,
@@ -225,19 +117,6 @@ class Steps:
             if not self.shields(ShieldStage.tool_input):
                 events += self._let_go(step, at)
         return events
-
-    def _event(self, type_: Type, uuid: str, kind: ExecutionStepType, **fields: object) -> Event:
-        event = Event(self.index, Chunk(type_, uuid, kind, **fields))  # type: ignore[arg-type]
-        self.index += 1
-        return event
-
-    def _progress(self, step: OpenStep, **fields: object) -> Event:
-        return self._event(Type.step_progress, step.uuid, step.kind, **fields)
-
-    def _close(self, step: OpenStep, ended: ExecutionStep, **fields: object) -> Event:
-        self.steps.append(ended)
-        self.step = None
-        return self._event(Type.step_end, step.uuid, step.kind, **fields)
 
     def _retrieved(self, step: OpenStep, record: Retrieved) -> list[Event]:
         events = [self._progress(step, retrieved_document=one) for one in record.documents]
@@ -411,17 +290,6 @@ class Steps:
 
     # What shields look at.
 
-    def shields(self, stage: ShieldStage) -> Shields:
-        """Return which shields look at what in the step that runs; see `shields_of`."""
-        if self.step is None or stage in self.step.checked:
-            return {}
-        return shields_of(self.opening.agent.config, stage, self.step, self.dialog)
-
-    @property
-    def withholds(self) -> bool:
-        """Whether nobody may see what the model says before shields have."""
-        return withholds(self.opening.agent.config.output_shields)
-
     def _check(self, record: CheckBegan) -> list[Event]:
         step = self.step
         if step is None or step.check is not None or not self.shields(record.stage):
@@ -499,8 +367,3 @@ def _silenced(said: Said) -> Said:
 def call_id(step: OpenStep, place: int) -> str:
     """Return what people call a call of a step."""
     return f"{step.uuid}:{place}"
-
-
-def step_uuid(agent: str, turn: str, number: int) -> str:
-    """Return the id of a step: the same, whoever executes it."""
-    return str(uuid5(NAMESPACE_OID, msgspec.json.encode([agent, turn, number]).decode()))

@@ -38,8 +38,9 @@ from .records import (
     JournalRecord,
     StepBegan,
 )
+from .state import LONGEST
 from .step import Event
-from .steps import LONGEST, Steps, call_id, message_of
+from .steps import Steps, call_id, message_of
 
 Type = AgenticSystemExecuteResponseEventType
 

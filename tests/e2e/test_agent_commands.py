@@ -114,7 +114,7 @@ def test_agents_come_and_go(ayllu: Commands, tmp_path: Path) -> None:
         (["agents", "delete", "nobody"], "", 1, "nobody"),
         (["agents", "create", "/no/such/file.toml"], "", 2, "cannot be read"),
         (["agents", "create", "-"], "{", 2, "malformed"),
-        (["agents", "create", "-"], "[]", 2, "an agent is an object"),
+        (["agents", "create", "-"], "[]", 2, "it must be an object"),
         (["agents", "create", "-"], '{"uuid": "x", "modle": "echo"}', 2, "modle"),
         (["agents", "create", "-"], json.dumps({"uuid": "x", **ECHO, "model": "no"}), 1, "'no'"),
         (["turns", "nobody"], "", 1, "nobody"),

@@ -23,8 +23,8 @@ from ayllu.actors.agents.records import (
     Split,
     Task,
 )
+from ayllu.actors.agents.state import step_uuid
 from ayllu.actors.agents.step import Kind
-from ayllu.actors.agents.steps import step_uuid
 from ayllu.actors.agents.trace import Tracing, joined
 from ayllu.schemas import (
     ApprovalDecision,

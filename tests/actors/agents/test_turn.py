@@ -39,8 +39,8 @@ from ayllu.actors.agents.records import (
     Resumed,
     Retrieved,
 )
+from ayllu.actors.agents.state import step_uuid
 from ayllu.actors.agents.step import Kind
-from ayllu.actors.agents.steps import step_uuid
 from ayllu.actors.agents.turn import Turn, error_of
 from ayllu.schemas import (
     Cancelled,
