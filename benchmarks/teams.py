@@ -22,7 +22,7 @@ from ayllu.bus.bus import Bus
 from ayllu.bus.bus import connect as connect_bus
 from ayllu.bus.client import client as client_of
 from ayllu.bus.service import serve
-from ayllu.bus.subjects import ROOT
+from ayllu.bus.subjects import ROOT, encode_token
 from ayllu.bus.transport import Message as Sent
 from ayllu.schemas import (
     AgenticSystem,
@@ -58,14 +58,15 @@ ASK = '<tool_call>[{"name": "ask", "arguments": {"message": "Go."}}]</tool_call>
 class Ends:
     """Counts the turns that end, by the events that tell so; see `counting`."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[str]) -> None:
         self.count = 0
+        self._tokens = frozenset(map(encode_token, names))
         self._wanted = 0
         self._reached = anyio.Event()
 
-    def on_end(self, _: Sent) -> None:
+    def on_end(self, event: Sent) -> None:
         """Count one."""
-        self.count += 1
+        self.count += event.subject.split(".")[4] in self._tokens
         if self.count >= self._wanted:
             self._reached.set()
 
@@ -78,16 +79,16 @@ class Ends:
 
 
 @asynccontextmanager
-async def counting(bus: Bus) -> AsyncIterator[Ends]:
-    """Count the turns that end within the block."""
-    ends = Ends()
+async def counting(bus: Bus, names: Iterable[str]) -> AsyncIterator[Ends]:
+    """Count the turns of some agents that end within the block; those of other measurements may end, too."""
+    ends = Ends(names)
     async with bus.transport.subscribe(ENDS, ends.on_end):
         yield ends
 
 
 async def create_agents(register: Register, names: Iterable[str]) -> None:
     """Create agents of one step as records: without the half second in which `create` looks for tools."""
-    request = AgenticSystemCreateRequest(uuid="template", instructions="Repeat.", model="echo")
+    request = AgenticSystemCreateRequest(uuid="team template", instructions="Repeat.", model="echo")
     if await register.agents.get(request.uuid) is None:
         await AgenticSystemActor(register).create(request)
     record = await register.record(request.uuid)
@@ -157,7 +158,7 @@ async def _measure_executors(
         nonlocal rounds
         rounds += 1
         turns = [(name, rounds, one) for one in range(TURNS_EACH) for name in names]
-        async with executors(place, count), counting(bus) as ends:
+        async with executors(place, count), counting(bus, names) as ends:
             begun = time.perf_counter()
             await each(accept, turns)
             await ends.wait(len(turns))
@@ -178,13 +179,13 @@ async def _measure_hop(
 ) -> dict[str, Any]:
     """Measure turns one after the other: plain ones, those that call a tool, and those that let another agent take one."""
     api = client_of(AgenticSystem, bus)
-    await create_agents(register, ["plain"])
-    await api.create(sleepy_agent("with a tool"))
+    await create_agents(register, ["team plain"])
+    await api.create(sleepy_agent("team tool"))
     asking = AgenticSystemCreateRequest(
-        uuid="asking",
+        uuid="team asking",
         instructions="Repeat.",
         model="echo",
-        sub_agents=[SubAgent("ask", ["plain"])],
+        sub_agents=[SubAgent("ask", ["team plain"])],
         max_steps=2,
     )
     await api.create(asking)
@@ -203,9 +204,9 @@ async def _measure_hop(
     async with executors(place, 1):
         values = await alternate(
             {
-                "plain": partial(measure, "plain", "Go.", 1),
-                "tool": partial(measure, "with a tool", sleep_call(0.0), 3),
-                "hop": partial(measure, "asking", ASK, 3),
+                "plain": partial(measure, "team plain", "Go.", 1),
+                "tool": partial(measure, "team tool", sleep_call(0.0), 3),
+                "hop": partial(measure, "team asking", ASK, 3),
             },
             pairs,
         )
@@ -235,7 +236,7 @@ async def _measure_inbox(
         subject = inbox_subject(names[one % len(names)])
         await bus.storage.streams.append(subject, payload, msg_id=f"storm {one}")
 
-    async with executors(place, 1) as (executor,), counting(bus) as ends:
+    async with executors(place, 1) as (executor,), counting(bus, names) as ends:
         before = resident_kib(executor.pid)
         begun = time.perf_counter()
         await each(publish, range(messages))
