@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 import anyio
 
 from ..actors.agents.entries import durable_claims, read_records, turn_of, unpacked
-from ..actors.agents.inbox import INBOXES, read_entry
+from ..actors.agents.inbox import read_entry
 from ..actors.agents.records import Execute
 from ..actors.agents.step import OpenStep
 from ..actors.agents.streams import (
     AGENTS,
     BESIDE,
+    COMMANDS,
+    INBOXES,
     JOURNAL,
     agent_of,
     command_subject,
@@ -37,7 +39,6 @@ MOST_RECORDS = 256
 MOST_SUBJECTS = 50_000
 """Where agents have something to do on more subjects, no list of them is asked for: it is megabytes."""
 AT_ONCE = 8
-COMMANDS = command_subject("x").replace(".x.", ".*.")
 
 Clock = Callable[[], float]
 

@@ -283,6 +283,7 @@ class AgentTurnsActor(AgentTurns):
             index=index,
             valid=valid,
             seen=seen,
+            childless=not state.children,
         )
         async with aclosing(found) as events:
             async for event in events:

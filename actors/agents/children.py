@@ -168,7 +168,7 @@ class Children:
         """
         found = [
             returned
-            for place, number, child in self._running()
+            for place, number, child in self._journal.turn.running_children
             if ended is None or TurnRef(child.task.agent, child.turn) in ended
             if (returned := await self._returned(place, number, child)) is not None
         ]
@@ -179,7 +179,7 @@ class Children:
 
     async def any_ended(self) -> bool:
         """Tell whether one of the turns that run has ended, or was never asked for; the latter are asked for."""
-        for place, number, child in self._running():
+        for place, number, child in self._journal.turn.running_children:
             agent, turn = child.task.agent, child.turn
             timeline = await state_of(self._bus, self._claims, agent, turn)
             if timeline is None:
@@ -190,10 +190,6 @@ class Children:
             elif timeline.turn.status in FINAL:
                 return True
         return False
-
-    def _running(self) -> list[tuple[int, int, Child]]:
-        step = self._journal.turn.step
-        return step.calls.running_children if step is not None else []
 
     async def _returned(self, place: int, number: int, child: Child) -> Returned | None:
         agent = child.task.agent
@@ -239,7 +235,7 @@ class Children:
 
         try:
             async with anyio.create_task_group() as tasks:
-                for _, _, child in self._running():
+                for _, _, child in self._journal.turn.running_children:
                     tasks.start_soon(cancel, child)
         except* AylluError as group:
             raise first_of(group) from None

@@ -22,7 +22,7 @@ from .inbox import read_entry
 from .reader import FINAL, follow, state_of
 from .records import Decide, Execute
 from .register import Register
-from .streams import AGENTS, agent_of, command_subject, inbox_subject, lane_of_command
+from .streams import AGENTS, COMMANDS, agent_of, inbox_subject, lane_of_command
 from .turn import Turn
 
 
@@ -111,9 +111,8 @@ async def waiting_calls(register: Register, agent: str | None) -> AsyncGenerator
     if agent is not None:
         await register.record(agent)
     streams = register.bus.storage.streams
-    subject = command_subject("x").replace(".x.", ".*.")
     first: dict[str, Entry] = {}
-    async with streams.replay(AGENTS.name, subject) as entries:
+    async with streams.replay(AGENTS.name, COMMANDS) as entries:
         async for entry in entries:
             first.setdefault(lane_of_command(entry.subject), entry)
     for name in await register.agents.keys() if agent is None else [agent]:

@@ -24,6 +24,7 @@ from ...schemas import AylluError, BusError, InvalidRequest, NotFound
 from ..attachments.settings import AttachmentsConfig
 from ..events import ensure_events
 from ..leases import lease_bucket, take_lease
+from ..wakeups import RETRY_SECONDS, fetched
 from .desk import LEASE_BUCKET, Desk, Office
 from .ending import refuse
 from .entries import durable_claims, ensure_streams, turn_of
@@ -50,10 +51,8 @@ log = logging.getLogger(__name__)
 
 CONSUMER = "executors"
 SLOTS = 256
-FETCH_SECONDS = 5.0
 BUSY_SECONDS = 1.0
 """When a wake-up comes again for an agent that another executor works for."""
-RETRY_SECONDS = 1.0
 IDLE_SECONDS = 2.0
 """How long an executor stays with an agent that has nothing to do."""
 ACK_WAIT = 5.0
@@ -123,15 +122,7 @@ class Executor:
 
     async def _fetch(self, queue: WorkQueue, tasks: TaskGroup) -> None:
         while True:
-            await self._free.acquire()  # There is a slot at least.
-            self._free.release()
-            try:
-                deliveries = await queue.fetch(self._free.value or 1, wait=FETCH_SECONDS)
-            except BusError as error:
-                log.warning("wake-ups cannot be fetched: %s", error)
-                await anyio.sleep(RETRY_SECONDS)
-                continue
-            for delivery in deliveries:
+            for delivery in await fetched(queue, self._free, "wake-ups"):
                 try:
                     lane = lane_of_wake(delivery.entry.subject)
                 except ValueError:

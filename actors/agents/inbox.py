@@ -17,7 +17,6 @@ from ...bus.bus import Bus
 from ...bus.claims import Claims
 from ...bus.deadletters import bury
 from ...bus.durable import Delivery, Entry, WorkQueue
-from ...bus.subjects import decode_token
 from ...schemas import (
     AgenticSystemExecuteRequest,
     AylluError,
@@ -32,11 +31,10 @@ from .ending import answerable
 from .entries import CLAIM_PREFIX, read_command, turn_of
 from .records import Command, Execute
 from .requests import check_messages, execute_of
-from .streams import AGENTS, agent_of, inbox_subject, journal_subject
+from .streams import AGENTS, INBOXES, agent_of, journal_subject, lane_of_command
 
 log = logging.getLogger(__name__)
 
-INBOXES = inbox_subject("x").replace(".x.", ".*.")
 CONSUMER = "inboxes"
 BATCH = 256
 FETCH_SECONDS = 5.0
@@ -54,7 +52,7 @@ def agent_of_inbox(subject: str) -> str:
     Raises:
         ValueError: no agent can have such a name.
     """
-    name = decode_token(subject.split(".")[3])
+    name = lane_of_command(subject)
     if agent_of(name) != name:
         raise ValueError(f"no agent's name is {name!r}")
     return name
@@ -77,7 +75,7 @@ def read_message(entry: Entry) -> Execute:
     """
     if entry.reply_to and not answerable(entry.reply_to):
         raise InvalidRequest(f"no answer can be sent to {entry.reply_to[:100]!r}")
-    agent = decode_token(entry.subject.split(".")[3])
+    agent = lane_of_command(entry.subject)
     request = _request(agent, entry.payload)
     if request.agent_uuid != agent:
         raise InvalidRequest(f"it is for the agent {request.agent_uuid!r}, not for {agent!r}")

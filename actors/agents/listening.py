@@ -47,8 +47,7 @@ class Listening:
         """Tell whether something was asked that is not dealt with; what was decided stands among the commands to the end."""
         if self.cancelled is not None or self.decisions.concern(turn):
             return True
-        step = turn.step
-        running = step.calls.running_children if step is not None else []
+        running = turn.running_children
         return any(TurnRef(one.task.agent, one.turn) in self.ended for _, _, one in running)
 
     async def look(self) -> None:

@@ -74,6 +74,7 @@ async def follow_tree(
     told: AsyncIterator[Told] | None = None,
     seen: Seen | None = None,
     within: bool = False,
+    childless: bool = False,
 ) -> AsyncGenerator[TurnEvent, None]:
     """Yield the events of a turn from a position, and those of all turns that it has started; see `follow`.
 
@@ -88,8 +89,11 @@ async def follow_tree(
         told: see `follow`.
         seen: what was seen of the turns below.
         within: whether it is one of these itself: then ``seen`` may be of others, too.
+        childless: whether it is known that it had started none at the position: then nobody need look.
     """
-    running = await _running_at(bus, claims, agent, turn, index) if index else {}
+    running: dict[str, ChildTurn] = {}
+    if index and not childless:
+        running = await _running_at(bus, claims, agent, turn, index)
     if not running:
         # As long as there is no child, nothing stands between the events and their reader.
         own = follow(bus, claims, agent, turn, epoch=epoch, index=index, valid=valid, told=told)

@@ -18,7 +18,15 @@ from .executor import Executor
 from .inbox import read_entry
 from .reader import described, state_of
 from .records import AgentRecord, Command, Execute
-from .streams import AGENTS, agent_of, command_subject, inbox_subject, lane_of, lane_of_command
+from .streams import (
+    AGENTS,
+    COMMANDS,
+    agent_of,
+    command_subject,
+    inbox_subject,
+    lane_of,
+    lane_of_command,
+)
 
 
 class Register:
@@ -64,9 +72,8 @@ class Register:
 
     async def lanes_beside(self, agent: str) -> list[str]:
         """Return the lanes of an agent's detached turns that have not ended."""
-        subject = command_subject("x").replace(".x.", ".*.")
         found: set[str] = set()
-        async with self.bus.storage.streams.replay(AGENTS.name, subject) as entries:
+        async with self.bus.storage.streams.replay(AGENTS.name, COMMANDS) as entries:
             async for entry in entries:
                 lane = lane_of_command(entry.subject)
                 if lane != agent and agent_of(lane) == agent:

@@ -205,10 +205,10 @@ class _Running:
         return min(action.until, self._journal.turn.deadline)
 
     def _parked(self, action: Wait) -> Parked:
-        step = self._journal.turn.step
-        children = step is not None and step.calls.running_children
         until = self._until(action)
-        return Parked(min(until, time.time() + LOOK_SECONDS) if children else until)
+        if self._journal.turn.running_children:
+            until = min(until, time.time() + LOOK_SECONDS)
+        return Parked(until)
 
     async def drive(self) -> Parked | None:
         """Do what there is to do until the turn has ended, is cancelled, or waits for people."""
@@ -261,9 +261,8 @@ class _Running:
             return True
         if listening.cancelled is not None:
             return False
-        step = self._journal.turn.step
         if time.time() < action.until:
-            if step is None or not step.calls.running_children or not self._desk.office.is_roomy():
+            if not (self._journal.turn.running_children and self._desk.office.is_roomy()):
                 return False
             with anyio.move_on_after(KEEP_SECONDS):
                 await listening.heard.wait()

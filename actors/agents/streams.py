@@ -74,14 +74,26 @@ def command_subject(lane: str) -> str:
     return f"{ROOT}.agent.{encode_token(lane)}.command"
 
 
+COMMANDS = command_subject("x").replace(".x.", ".*.")
+"""The subjects of all commands."""
+
+
 def lane_of_command(subject: str) -> str:
-    """Return the lane that a command is for."""
+    """Return the lane that a command, or a message in an inbox, is for.
+
+    Raises:
+        ValueError: no lane is called so.
+    """
     return decode_token(subject.split(".")[3])
 
 
 def inbox_subject(agent: str) -> str:
     """Return where anybody on the bus tells an agent something: a `Message`, or the request of `agentic_system.execute`."""
     return f"{ROOT}.agent.{encode_token(agent)}.inbox"
+
+
+INBOXES = inbox_subject("x").replace(".x.", ".*.")
+"""The subjects of all inboxes."""
 
 
 def history_subject(agent: str) -> str:

@@ -27,7 +27,7 @@ from ...schemas import (
     TurnRef,
     TurnStatus,
 )
-from .delegation import HAND_BACK, HAND_BACK_TOOL, sub_agent
+from .delegation import HAND_BACK, HAND_BACK_TOOL, Child, sub_agent
 from .records import (
     Attached,
     Began,
@@ -98,6 +98,11 @@ class Turn(Steps):
     def sub_agent(self, name: str) -> SubAgent | None:
         """Return the sub-agents that a tool stands for, if it does."""
         return sub_agent(self.opening.agent.config, name)
+
+    @property
+    def running_children(self) -> list[tuple[int, int, Child]]:
+        """The turns that run for calls of the step that runs; see `Calls.running_children`."""
+        return self.step.calls.running_children if self.step is not None else []
 
     @property
     def was_handed(self) -> bool:

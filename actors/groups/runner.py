@@ -21,6 +21,7 @@ from ...bus.durable import Delivery, KeyValue, WorkQueue
 from ...schemas import AylluError, BusError
 from ...schemas.tasks import first_of
 from ..leases import Lease, lease_bucket, take_lease
+from ..wakeups import RETRY_SECONDS, fetched
 from .deciding import Done, Wait
 from .records import LEASE_BUCKET, WAKE, ensure_streams, group_of_wake
 from .register import open_register
@@ -31,10 +32,8 @@ log = logging.getLogger(__name__)
 
 CONSUMER = "group_runners"
 SLOTS = 256
-FETCH_SECONDS = 5.0
 BUSY_SECONDS = 1.0
 """When a wake-up comes again for a group that another runner works for."""
-RETRY_SECONDS = 1.0
 ACK_WAIT = 5.0
 """After how long without a word a wake-up goes to another runner, in seconds."""
 KEEP_SECONDS = 1.5
@@ -84,15 +83,7 @@ class Runner:
 
     async def _fetch(self, queue: WorkQueue, leases: KeyValue, tasks: TaskGroup) -> None:
         while True:
-            await self._free.acquire()  # There is a slot at least.
-            self._free.release()
-            try:
-                deliveries = await queue.fetch(self._free.value or 1, wait=FETCH_SECONDS)
-            except BusError as error:
-                log.warning("wake-ups of groups cannot be fetched: %s", error)
-                await anyio.sleep(RETRY_SECONDS)
-                continue
-            for delivery in deliveries:
+            for delivery in await fetched(queue, self._free, "wake-ups of groups"):
                 try:
                     group = group_of_wake(delivery.entry.subject)
                 except ValueError:

@@ -15,6 +15,7 @@ from support.weather import CONFIG, WeatherActor
 from ayllu.actors.agents.records import Execute
 from ayllu.actors.agents.streams import (
     AGENTS,
+    COMMANDS,
     JOURNAL,
     WAKE,
     command_subject,
@@ -27,7 +28,7 @@ from ayllu.bus.transport import Message as Sent
 from ayllu.runtime.top import TurnFacts
 from ayllu.runtime.top_commands import Observer, observing
 from ayllu.runtime.top_streams import JetStreamFacts, jetstream_facts
-from ayllu.runtime.top_turns import COMMANDS, MOST_SUBJECTS, MOST_TURNS, TurnWatch
+from ayllu.runtime.top_turns import MOST_SUBJECTS, MOST_TURNS, TurnWatch
 from ayllu.schemas import BusError, Cancelled, Message, Role, encode
 
 pytestmark = pytest.mark.asyncio
