@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.processes import AYLLU, Up, on_a_terminal, run_ayllu, running_up, wait_for
+from support.processes import AYLLU, Commands, Up, on_a_terminal, run_ayllu, running_up, wait_for
 
 from ayllu.actors.agents.streams import command_subject, wake_subject
 from ayllu.bus import connect
@@ -31,23 +31,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         assert running.stop() == 0
 
 
-class Commands:
-    """The commands, with the address of the gateway."""
-
-    def __init__(self, up: Up) -> None:
-        self.up = up
-
-    def __call__(self, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command, *rest = map(str, words)
-        done = run_ayllu(command, "--url", self.up.url, *rest, stdin=stdin)
-        assert "Traceback" not in done.stderr
-        return done
-
-    def said(self, *words: object, stdin: str = "") -> str:
-        """Return what a command that ends well writes to stdout."""
-        done = self(*words, stdin=stdin)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+class AgentCommands(Commands):
+    """The commands, and what these tests do with agents."""
 
     def create(self, uuid: str, **fields: Any) -> None:
         """Create an agent."""
@@ -61,8 +46,8 @@ class Commands:
 
 
 @pytest.fixture
-def ayllu(up: Up) -> Commands:
-    return Commands(up)
+def ayllu(up: Up) -> AgentCommands:
+    return AgentCommands(up)
 
 
 @pytest.mark.requirement("agent-commands")
@@ -84,7 +69,7 @@ def test_help_teaches(command: list[str], actions: list[str]) -> None:
 
 
 @pytest.mark.requirement("agent-commands")
-def test_agents_come_and_go(ayllu: Commands, tmp_path: Path) -> None:
+def test_agents_come_and_go(ayllu: AgentCommands, tmp_path: Path) -> None:
     file = tmp_path / "support.toml"
     file.write_text(
         'uuid = "support"\ninstructions = "Answer\\nbriefly."\nmodel = "echo"\nmax_steps = 3\n'
@@ -128,7 +113,7 @@ def test_agents_come_and_go(ayllu: Commands, tmp_path: Path) -> None:
     ],
 )
 def test_errors_say_what_is_wrong(
-    ayllu: Commands, words: list[str], stdin: str, status: int, says: str
+    ayllu: AgentCommands, words: list[str], stdin: str, status: int, says: str
 ) -> None:
     done = ayllu(*words, stdin=stdin)
     assert done.returncode == status, done.stderr
@@ -137,7 +122,7 @@ def test_errors_say_what_is_wrong(
 
 
 @pytest.mark.requirement("agent-commands")
-def test_a_file_that_is_no_toml(ayllu: Commands, tmp_path: Path) -> None:
+def test_a_file_that_is_no_toml(ayllu: AgentCommands, tmp_path: Path) -> None:
     file = tmp_path / "wrong.toml"
     file.write_text("uuid = ")
     done = ayllu("agents", "create", file)
@@ -146,7 +131,7 @@ def test_a_file_that_is_no_toml(ayllu: Commands, tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("agent-chat")
-def test_a_chat_shows_all_that_an_agent_does(ayllu: Commands) -> None:
+def test_a_chat_shows_all_that_an_agent_does(ayllu: AgentCommands) -> None:
     created = run_ayllu("bank", "create", "facts", __file__, "--url", ayllu.up.url)
     assert created.returncode == 0, created.stderr
     tools = [{"tool_name": "bell", "parameters": {}}]
@@ -178,7 +163,7 @@ def test_a_chat_shows_all_that_an_agent_does(ayllu: Commands) -> None:
 
 
 @pytest.mark.requirement("agent-chat")
-def test_a_conversation_has_its_history_on_the_server(ayllu: Commands) -> None:
+def test_a_conversation_has_its_history_on_the_server(ayllu: AgentCommands) -> None:
     ayllu.create("talker")
     done = ayllu("chat", "--agent", "talker", stdin="Hello there\n\nAnd bye\n")
     assert done.returncode == 0
@@ -195,7 +180,7 @@ def test_a_conversation_has_its_history_on_the_server(ayllu: Commands) -> None:
 
 
 @pytest.mark.requirement("agent-chat")
-def test_a_terminal_gets_colours_and_no_control_characters(ayllu: Commands) -> None:
+def test_a_terminal_gets_colours_and_no_control_characters(ayllu: AgentCommands) -> None:
     ayllu.create("painter")
     command = [AYLLU, "chat", "--url", ayllu.up.url, "--agent", "painter", "ring \x1b[31m\x07 it"]
     environment = {"TERM": "xterm-256color", "NO_COLOR": ""}
@@ -206,7 +191,7 @@ def test_a_terminal_gets_colours_and_no_control_characters(ayllu: Commands) -> N
 
 
 @pytest.mark.requirement("agent-chat", "agent-commands")
-def test_ctrl_c_leaves_a_turn_and_cancel_ends_it(ayllu: Commands) -> None:
+def test_ctrl_c_leaves_a_turn_and_cancel_ends_it(ayllu: AgentCommands) -> None:
     ayllu.create("slow", model="stall")
     command = [AYLLU, "chat", "--url", ayllu.up.url, "--agent", "slow", "Go."]
     with subprocess.Popen(
@@ -230,7 +215,7 @@ def test_ctrl_c_leaves_a_turn_and_cancel_ends_it(ayllu: Commands) -> None:
 
 
 @pytest.mark.requirement("dlq-command")
-def test_dead_letters_are_seen_sent_again_and_forgotten(ayllu: Commands) -> None:
+def test_dead_letters_are_seen_sent_again_and_forgotten(ayllu: AgentCommands) -> None:
     ayllu.create("poisoned")
 
     async def poison() -> None:

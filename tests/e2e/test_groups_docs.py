@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from support.pages import GATEWAY, blocks, page, run_block
-from support.processes import AYLLU, SCRIPTED, Up, on_a_terminal, run_ayllu, running_up
+from support.processes import AYLLU, SCRIPTED, Commands, Up, on_a_terminal, run_ayllu, running_up
 
 from ayllu.client import connect
 from ayllu.schemas import OPERATIONS, GroupEvent, GroupEventKind
@@ -91,23 +91,8 @@ def test_an_example(up: Up, example: str, models: list[str], stdin: str, ends: s
     assert re.search(ends, done.stdout, re.DOTALL), done.stdout
 
 
-class Commands:
-    """The commands, with the address of the gateway."""
-
-    def __init__(self, up: Up) -> None:
-        self.up = up
-
-    def __call__(self, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command, *rest = map(str, words)
-        done = run_ayllu(command, "--url", self.up.url, *rest, stdin=stdin)
-        assert "Traceback" not in done.stderr
-        return done
-
-    def said(self, *words: object, stdin: str = "") -> str:
-        """Return what a command that ends well writes to stdout."""
-        done = self(*words, stdin=stdin)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+class GroupCommands(Commands):
+    """The commands, and what these tests do with groups."""
 
     def create(self, uuid: str, **fields: Any) -> None:
         """Create a group of an agent that repeats what it is asked, and a human."""
@@ -119,12 +104,12 @@ class Commands:
 
 
 @pytest.fixture
-def ayllu(up: Up) -> Commands:
-    return Commands(up)
+def ayllu(up: Up) -> GroupCommands:
+    return GroupCommands(up)
 
 
 @pytest.mark.requirement("group-commands")
-def test_groups_come_and_go(ayllu: Commands, tmp_path: Path) -> None:
+def test_groups_come_and_go(ayllu: GroupCommands, tmp_path: Path) -> None:
     ayllu.create("one", topic="Parrots\nand more")
     assert "one\twaiting\tAda, Polly\tParrots and more\n" in ayllu.said("groups", "list")
     shown = ayllu.said("groups", "join", "one", "--as", "Ada", stdin="Hello.\n\nBye.\n")
@@ -165,7 +150,7 @@ def test_groups_come_and_go(ayllu: Commands, tmp_path: Path) -> None:
     ],
 )
 def test_errors_say_what_is_wrong(
-    ayllu: Commands, words: list[str], stdin: str, status: int, says: str
+    ayllu: GroupCommands, words: list[str], stdin: str, status: int, says: str
 ) -> None:
     done = ayllu("groups", *words, stdin=stdin)
     assert done.returncode == status, done.stderr
@@ -174,7 +159,7 @@ def test_errors_say_what_is_wrong(
 
 
 @pytest.mark.requirement("group-commands")
-def test_a_terminal_gets_no_control_characters(ayllu: Commands) -> None:
+def test_a_terminal_gets_no_control_characters(ayllu: GroupCommands) -> None:
     ayllu.create("ring", topic="ring \x1b[31m\x07 it", max_remarks=1)
     command = [AYLLU, "groups", "--url", ayllu.up.url, "join", "ring", "--as", "Eve"]
     assert "one of the humans: Ada" in run_ayllu(*command[1:]).stderr
@@ -204,7 +189,7 @@ async def _through_a_fault(up: Up) -> list[GroupEvent]:
 
 
 @pytest.mark.requirement("group-client")
-def test_a_client_goes_on_after_the_gateway_was_killed(ayllu: Commands) -> None:
+def test_a_client_goes_on_after_the_gateway_was_killed(ayllu: GroupCommands) -> None:
     ayllu.create("faults", max_remarks=4)
     events = anyio.run(_through_a_fault, ayllu.up)
     assert [event.index for event in events] == list(range(len(events)))

@@ -275,3 +275,22 @@ def on_a_terminal(
         reader.join(10)
     assert done.returncode == 0, seen
     return done.stdout or "", b"".join(seen).decode()
+
+
+class Commands:
+    """The commands, with the address of a gateway."""
+
+    def __init__(self, up: Up) -> None:
+        self.up = up
+
+    def __call__(self, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command, *rest = map(str, words)
+        done = run_ayllu(command, "--url", self.up.url, *rest, stdin=stdin)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def said(self, *words: object, stdin: str = "") -> str:
+        """Return what a command that ends well writes to stdout."""
+        done = self(*words, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import anyio
 import nats
 import pytest
 from anyio import to_thread
-from support.agents import asked, running_agents
+from nats.aio.client import Client
+from support.agents import Agents, asked, running_agents
 from support.teams import asks, parts
 
 from ayllu.actors.agents import inbox
@@ -54,6 +56,21 @@ async def inbox_is_empty(bus: Bus, agent: str) -> None:
     with anyio.fail_after(20):
         while await bus.storage.streams.first(AGENTS.name, inbox_subject(agent)) is not None:
             await anyio.sleep(0.02)  # a purge has no event
+
+
+@asynccontextmanager
+async def beside_agents(folder: Path) -> AsyncIterator[tuple[Client, Agents]]:
+    """Open a plain NATS client on a server of its own, where agents are served."""
+    async with (
+        embedded_server(folder / "nats") as server,
+        connect(server.url) as bus,
+        running_agents(bus) as agents,
+    ):
+        client = await nats.connect(server.url)
+        try:
+            yield client, agents
+        finally:
+            await client.close()
 
 
 @pytest.mark.requirement("inbox-turn", "inbox-order")
@@ -197,65 +214,50 @@ async def test_a_turn_that_waits_in_the_inbox_is_queued_and_can_be_cancelled(
 
 @pytest.mark.requirement("inbox-reply", "inbox-events")
 async def test_a_plain_nats_client_tells_hears_and_follows(tmp_path: Path) -> None:
-    async with (
-        embedded_server(tmp_path / "nats") as server,
-        connect(server.url) as bus,
-        running_agents(bus) as agents,
-    ):
+    async with beside_agents(tmp_path) as (client, agents):
         await agents.create("support")
-        client = await nats.connect(server.url)
-        try:
-            reply = client.new_inbox()
-            answers = await client.subscribe(reply)
-            ended = await client.subscribe("ayllu.v1.event.turn.support.>")
-            headers = {"Nats-Msg-Id": "question-1", "Ayllu-Reply-To": reply}
-            subject = "ayllu.v1.agent.support.inbox"
-            stored = await client.request(subject, said("hello"), timeout=5, headers=headers)
-            assert json.loads(stored.data)["stream"] == AGENTS.name
-            answer = json.loads((await answers.next_msg(timeout=10)).data)
-            assert answer["turn"]["turn_id"] == "question-1"
-            assert answer["turn"]["response_message"]["content"] == "hello"
-            event = await ended.next_msg(timeout=5)
-            assert event.subject == "ayllu.v1.event.turn.support.completed"
-            told: dict[str, Any] = json.loads(event.data)
-            assert (told["turn_id"], told["text"]) == ("question-1", "hello")
-            assert told["spent"]["steps"] == 1
-            # Again under the same id: stored once, answered once.
-            again = await client.request(subject, said("hello"), timeout=5, headers=headers)
-            assert json.loads(again.data)["duplicate"] is True
-            wrong = {"Nats-Msg-Id": "question-2", "Ayllu-Reply-To": reply}
-            await client.request(subject, b"{}", timeout=5, headers=wrong)
-            error = json.loads((await answers.next_msg(timeout=10)).data)["error"]
-            assert error["code"] == "invalid_request"
-            follow = json.dumps({"agent_id": "support", "turn_id": "question-1"}).encode()
-            events = await client.subscribe("followed")
-            await client.publish("ayllu.v1.op.agentic_system.turn.events", follow, reply="followed")
-            first = json.loads((await events.next_msg(timeout=5)).data)
-            assert first["event"]["event_type"] == "step_start"
-        finally:
-            await client.close()
+        reply = client.new_inbox()
+        answers = await client.subscribe(reply)
+        ended = await client.subscribe("ayllu.v1.event.turn.support.>")
+        headers = {"Nats-Msg-Id": "question-1", "Ayllu-Reply-To": reply}
+        subject = "ayllu.v1.agent.support.inbox"
+        stored = await client.request(subject, said("hello"), timeout=5, headers=headers)
+        assert json.loads(stored.data)["stream"] == AGENTS.name
+        answer = json.loads((await answers.next_msg(timeout=10)).data)
+        assert answer["turn"]["turn_id"] == "question-1"
+        assert answer["turn"]["response_message"]["content"] == "hello"
+        event = await ended.next_msg(timeout=5)
+        assert event.subject == "ayllu.v1.event.turn.support.completed"
+        told: dict[str, Any] = json.loads(event.data)
+        assert (told["turn_id"], told["text"]) == ("question-1", "hello")
+        assert told["spent"]["steps"] == 1
+        # Again under the same id: stored once, answered once.
+        again = await client.request(subject, said("hello"), timeout=5, headers=headers)
+        assert json.loads(again.data)["duplicate"] is True
+        wrong = {"Nats-Msg-Id": "question-2", "Ayllu-Reply-To": reply}
+        await client.request(subject, b"{}", timeout=5, headers=wrong)
+        error = json.loads((await answers.next_msg(timeout=10)).data)["error"]
+        assert error["code"] == "invalid_request"
+        follow = json.dumps({"agent_id": "support", "turn_id": "question-1"}).encode()
+        events = await client.subscribe("followed")
+        await client.publish("ayllu.v1.op.agentic_system.turn.events", follow, reply="followed")
+        first = json.loads((await events.next_msg(timeout=5)).data)
+        assert first["event"]["event_type"] == "step_start"
 
 
 @pytest.mark.requirement("inbox-reply")
 async def test_no_answer_goes_to_subjects_of_ours(tmp_path: Path) -> None:
-    async with (
-        embedded_server(tmp_path / "nats") as server,
-        connect(server.url) as bus,
-        running_agents(bus) as agents,
-    ):
+    async with beside_agents(tmp_path) as (client, agents):
         await agents.create("a")
-        client = await nats.connect(server.url)
-        try:
-            for number, subject in enumerate(("$JS.API.x", "ayllu.v1.agent.a.inbox", "a.*")):
-                headers = {"Nats-Msg-Id": f"{number}", "Ayllu-Reply-To": subject}
-                await client.request(inbox_subject("a"), said("x"), timeout=5, headers=headers)
-            await inbox_is_empty(bus, "a")
-            reasons = [letter.reason for letter in await letters(bus.storage)]
-            assert len(reasons) == 3
-            assert all(reason.startswith("no answer can be sent to") for reason in reasons)
-            assert [turn async for turn in agents.turns.list("a")] == []
-        finally:
-            await client.close()
+        bus = agents.bus
+        for number, subject in enumerate(("$JS.API.x", "ayllu.v1.agent.a.inbox", "a.*")):
+            headers = {"Nats-Msg-Id": f"{number}", "Ayllu-Reply-To": subject}
+            await client.request(inbox_subject("a"), said("x"), timeout=5, headers=headers)
+        await inbox_is_empty(bus, "a")
+        reasons = [letter.reason for letter in await letters(bus.storage)]
+        assert len(reasons) == 3
+        assert all(reason.startswith("no answer can be sent to") for reason in reasons)
+        assert [turn async for turn in agents.turns.list("a")] == []
 
 
 def publish_raw(url: str, subject: str, headers: bytes, payload: bytes) -> None:
@@ -313,23 +315,16 @@ async def test_no_header_ends_an_executor_or_holds_up_an_agent(tmp_path: Path) -
 
 @pytest.mark.requirement("inbox-reply")
 async def test_an_answer_that_is_too_large_for_a_message_is_said_to_be(tmp_path: Path) -> None:
-    async with (
-        embedded_server(tmp_path / "nats") as server,
-        connect(server.url) as bus,
-        running_agents(bus) as agents,
-    ):
+    async with beside_agents(tmp_path) as (client, agents):
         await agents.create("a")
-        client = await nats.connect(server.url)
-        try:
-            answers = await client.subscribe("answers")
-            headers = {"Nats-Msg-Id": "large", "Ayllu-Reply-To": "answers"}
-            payload = said("x" * (bus.transport.max_payload // 2))
-            await client.request(inbox_subject("a"), payload, timeout=5, headers=headers)
-            told = json.loads((await answers.next_msg(timeout=10)).data)
-            assert (told["error"]["code"], told["turn_id"]) == ("too_large", "large")
-            await inbox_is_empty(bus, "a")
-        finally:
-            await client.close()
+        bus = agents.bus
+        answers = await client.subscribe("answers")
+        headers = {"Nats-Msg-Id": "large", "Ayllu-Reply-To": "answers"}
+        payload = said("x" * (bus.transport.max_payload // 2))
+        await client.request(inbox_subject("a"), payload, timeout=5, headers=headers)
+        told = json.loads((await answers.next_msg(timeout=10)).data)
+        assert (told["error"]["code"], told["turn_id"]) == ("too_large", "large")
+        await inbox_is_empty(bus, "a")
 
 
 @pytest.mark.requirement("inbox-durable", "inbox-events")
